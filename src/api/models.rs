@@ -1,0 +1,61 @@
+//! The functions of the registry.
+
+use pgrx::pg_sys::Datum;
+
+use crate::error::{Error, Result};
+use crate::pg::call::{Call, pg_function};
+use crate::pg::text;
+use crate::registry;
+
+pg_function!(pg_predict_create_model, pg_finfo_pg_predict_create_model, create_model);
+pg_function!(pg_predict_create_model_from_file, pg_finfo_pg_predict_create_model_from_file, create_model_from_file);
+pg_function!(pg_predict_drop_model, pg_finfo_pg_predict_drop_model, drop_model);
+pg_function!(pg_predict_set_alias, pg_finfo_pg_predict_set_alias, set_alias);
+pg_function!(pg_predict_drop_alias, pg_finfo_pg_predict_drop_alias, drop_alias);
+pg_function!(pg_predict_grant_usage, pg_finfo_pg_predict_grant_usage, grant_usage);
+pg_function!(pg_predict_revoke_usage, pg_finfo_pg_predict_revoke_usage, revoke_usage);
+
+const VOID: Option<Datum> = Some(Datum::null());
+
+/// The options of a call; NULL is none.
+fn options(call: &Call, i: usize) -> Result<serde_json::Value> {
+    match call.argument(i) {
+        None => Ok(serde_json::json!({})),
+        Some(jsonb) => serde_json::from_str(&text::of_jsonb(jsonb)).map_err(|e| Error::BadBatch { reason: e.to_string() }),
+    }
+}
+
+fn create_model(call: &Call) -> Result<Option<Datum>> {
+    let name = call.text(0, "the model's name")?;
+    let model = call.argument(1).ok_or(Error::NullArgument { what: "the model" })?;
+    let options = options(call, 2)?;
+    registry::create(&name, text::varlena(model), &options).map(|n| Some(n.into()))
+}
+
+fn create_model_from_file(call: &Call) -> Result<Option<Datum>> {
+    let (name, path) = (call.text(0, "the model's name")?, call.text(1, "the path")?);
+    registry::create_from_file(&name, &path, &options(call, 2)?).map(|n| Some(n.into()))
+}
+
+fn drop_model(call: &Call) -> Result<Option<Datum>> {
+    registry::drop_model(&call.text(0, "the model's name")?, call.int(1)).map(|()| VOID)
+}
+
+fn set_alias(call: &Call) -> Result<Option<Datum>> {
+    let (name, alias) = (call.text(0, "the model's name")?, call.text(1, "the alias")?);
+    let version = call.int(2).ok_or(Error::NullArgument { what: "the version" })?;
+    registry::set_alias(&name, &alias, version).map(|()| VOID)
+}
+
+fn drop_alias(call: &Call) -> Result<Option<Datum>> {
+    registry::drop_alias(&call.text(0, "the model's name")?, &call.text(1, "the alias")?).map(|()| VOID)
+}
+
+fn grant_usage(call: &Call) -> Result<Option<Datum>> {
+    registry::set_usage(&call.text(0, "the model's name")?, &call.text(1, "the role")?, true).map(|()| VOID)
+}
+
+fn revoke_usage(call: &Call) -> Result<Option<Datum>> {
+    registry::set_usage(&call.text(0, "the model's name")?, &call.text(1, "the role")?, false).map(|()| VOID)
+}
+

@@ -1,0 +1,158 @@
+//! Ways out of a prediction_batch: `predictions()`, the casts, and the type's own text and binary forms.
+
+use pg_predict_engine::chunk::{Chunk, Scalar};
+use pg_predict_engine::signature::OutputRow;
+use pg_predict_engine::tensor::ElementType;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::error::{Error, Result};
+use crate::pg::call::{Call, pg_function};
+use crate::pg::results::{Layout, Results};
+use crate::pg::{emit, expanded, planner, portable, srf, text};
+
+pg_function!(pg_predict_predictions, pg_finfo_pg_predict_predictions, predictions);
+pg_function!(pg_predict_predictions_of_handle, pg_finfo_pg_predict_predictions_of_handle, predictions_of_handle);
+pg_function!(pg_predict_predictions_support, pg_finfo_pg_predict_predictions_support, planner::predictions_support);
+pg_function!(pg_predict_handle_in, pg_finfo_pg_predict_handle_in, handle_in);
+pg_function!(pg_predict_handle_out, pg_finfo_pg_predict_handle_out, handle_out);
+pg_function!(pg_predict_batch_in, pg_finfo_pg_predict_batch_in, batch_in);
+pg_function!(pg_predict_batch_out, pg_finfo_pg_predict_batch_out, batch_out);
+pg_function!(pg_predict_batch_recv, pg_finfo_pg_predict_batch_recv, batch_recv);
+pg_function!(pg_predict_batch_send, pg_finfo_pg_predict_batch_send, batch_send);
+pg_function!(pg_predict_batch_to_real, pg_finfo_pg_predict_batch_to_real, to_real);
+pg_function!(pg_predict_batch_to_double, pg_finfo_pg_predict_batch_to_double, to_double);
+pg_function!(pg_predict_batch_to_bigint, pg_finfo_pg_predict_batch_to_bigint, to_bigint);
+pg_function!(pg_predict_batch_to_text, pg_finfo_pg_predict_batch_to_text, to_text);
+pg_function!(pg_predict_batch_to_jsonb, pg_finfo_pg_predict_batch_to_jsonb, to_jsonb);
+
+fn predictions(call: &Call) -> Result<Option<Datum>> {
+    let Some(batch) = call.argument(0) else { return Ok(None) };
+    srf::materialize(call, &*expanded::read(batch)?)
+}
+
+fn predictions_of_handle(call: &Call) -> Result<Option<Datum>> {
+    let Some(handle) = call.argument(0) else { return Ok(None) };
+    srf::materialize(call, expanded::named(handle.value() as i64)?)
+}
+
+fn handle_in(_: &Call) -> Result<Option<Datum>> {
+    Err(Error::StaleHandle)
+}
+
+fn handle_out(_: &Call) -> Result<Option<Datum>> {
+    Err(Error::StaleHandle)
+}
+
+fn batch_in(call: &Call) -> Result<Option<Datum>> {
+    let Some(input) = call.argument(0) else { return Ok(None) };
+    portable::parse(&text::cstring(input)?).map(Some)
+}
+
+fn batch_out(call: &Call) -> Result<Option<Datum>> {
+    let Some(batch) = call.argument(0) else { return Ok(None) };
+    let json = portable::print(&*expanded::read(batch)?)?;
+    Ok(Some(text::cstring_datum(&json)))
+}
+
+fn batch_recv(call: &Call) -> Result<Option<Datum>> {
+    portable::parse(&srf::received_text(call)?).map(Some)
+}
+
+fn batch_send(call: &Call) -> Result<Option<Datum>> {
+    let Some(batch) = call.argument(0) else { return Ok(None) };
+    Ok(Some(text::bytes(portable::print(&*expanded::read(batch)?)?.as_bytes())))
+}
+
+/// The selected output of every row as an array: one dimension for single values, more for groups of values.
+fn to_array(
+    call: &Call,
+    name: &str,
+    element: Oid,
+    accepts: fn(ElementType) -> bool,
+    convert: fn(Scalar<'_>) -> Option<Datum>,
+) -> Result<Option<Datum>> {
+    let Some(batch) = call.argument(0) else { return Ok(None) };
+    let results = &*expanded::read(batch)?;
+    let layout = &results.layout;
+    let shape = selected_shape(layout, name, accepts)?;
+    let width: usize = shape.iter().product();
+    let total = usize::try_from(results.rows()).unwrap_or(usize::MAX).saturating_mul(width);
+    if total.saturating_mul(8) > 0x3fff_ffff {
+        return Err(Error::TooLarge { bytes: total.saturating_mul(8) });
+    }
+    let (mut values, mut nulls) = (Vec::with_capacity(total), Vec::with_capacity(total));
+    results.each(|bytes| {
+        let chunk = Chunk::parse(bytes)?;
+        let mut nth = 0;
+        for row in 0..chunk.rows() {
+            let ran = chunk.ran(row);
+            for i in 0..width {
+                let datum = match ran {
+                    true if layout.element.is_some() || width == 1 => emit::selected(layout, &chunk, nth)?.and_then(convert),
+                    true => convert(chunk.scalar(layout.selected, nth, i)?),
+                    false => None,
+                };
+                nulls.push(datum.is_none());
+                values.push(datum.unwrap_or(Datum::null()));
+            }
+            nth += usize::from(ran);
+        }
+        Ok(())
+    })?;
+    let mut dimensions = vec![usize::try_from(results.rows()).unwrap_or(0)];
+    dimensions.extend(shape);
+    emit::array(&mut values, &mut nulls, &dimensions, element).map(Some)
+}
+
+/// The shape of what a layout selects of a row; an error where it does not fit the cast.
+fn selected_shape(layout: &Layout, name: &str, accepts: fn(ElementType) -> bool) -> Result<Vec<usize>> {
+    let output = &layout.outputs[layout.selected];
+    let refuse = |hint: String| Error::CannotCast { column: output.name.clone(), from: output.describe(), to: format!("{name}. {hint}") };
+    match &output.row {
+        OutputRow::Tensor { element, shape } if accepts(*element) => {
+            Ok(if layout.element.is_some() { vec![] } else { shape.clone() })
+        }
+        OutputRow::Map { .. } if layout.element.is_some() && accepts(ElementType::Float32) => Ok(vec![]),
+        _ => Err(refuse("Use ::jsonb or predictions()".to_owned())),
+    }
+}
+
+fn to_real(call: &Call) -> Result<Option<Datum>> {
+    to_array(call, "real[]", pg_sys::FLOAT4OID, |e| e != ElementType::String, |s| {
+        emit::number(s).map(|x| Datum::from((x as f32).to_bits()))
+    })
+}
+
+fn to_double(call: &Call) -> Result<Option<Datum>> {
+    to_array(call, "float8[]", pg_sys::FLOAT8OID, |e| e != ElementType::String, |s| {
+        emit::number(s).map(|x| Datum::from(x.to_bits()))
+    })
+}
+
+fn to_bigint(call: &Call) -> Result<Option<Datum>> {
+    let integer = |e: ElementType| !e.is_float() && e != ElementType::String && e != ElementType::Uint64;
+    to_array(call, "bigint[]", pg_sys::INT8OID, integer, |s| match s {
+        Scalar::Int(x) => Some(Datum::from(x)),
+        Scalar::Bool(x) => Some(Datum::from(i64::from(x))),
+        _ => None,
+    })
+}
+
+fn to_text(call: &Call) -> Result<Option<Datum>> {
+    to_array(call, "text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&emit::as_text(s))))
+}
+
+fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
+    let Some(batch) = call.argument(0) else { return Ok(None) };
+    let results: &Results = &*expanded::read(batch)?;
+    let mut json = String::from("[");
+    emit::json_rows(results, |row| {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        json.push_str(row);
+        if json.len() > 0x3fff_ffff { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
+    })?;
+    json.push(']');
+    Ok(Some(emit::jsonb(&json)))
+}

@@ -1,0 +1,385 @@
+//! The encoding of results: one chunk a batch, flat bytes that can be kept, spilled, sent to another process of the
+//! same machine, and read in place.
+//!
+//! A chunk says for each row whether it was run (a row that was not has NULL outputs), what it carries (bytes that mean
+//! nothing here), and the outputs of the rows that were run. Integers are in the machine's own order.
+
+use bytemuck::{Pod, cast_slice, pod_read_unaligned};
+
+use crate::batch::{Keys, Maps, Values};
+use crate::error::{Error, Result};
+use crate::tensor::{Column, ElementType, Strings};
+
+/// The rows of a batch as they were gathered.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    /// For each row, whether it was run.
+    pub ran: Vec<bool>,
+    /// Where each row's carried bytes end; empty when nothing is carried.
+    pub ends: Vec<u32>,
+    /// The carried bytes of all rows.
+    pub carried: Vec<u8>,
+}
+
+impl Rows {
+    /// Forgets the rows and keeps the buffers.
+    pub fn clear(&mut self) {
+        self.ran.clear();
+        self.ends.clear();
+        self.carried.clear();
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ran.len() + 4 * self.ends.len() + self.carried.len()
+    }
+}
+
+const MAPS_INT64: u8 = 101;
+const MAPS_TEXT: u8 = 102;
+
+/// Encodes the rows of a batch and the outputs of those that were run.
+pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
+    let size = rows.bytes()
+        + 64
+        + outputs
+            .iter()
+            .map(|o| match o {
+                Values::Tensor { data, .. } => data.bytes() + 32,
+                Values::Maps(m) => {
+                    let keys = match &m.keys {
+                        Keys::Int64(k) => 8 * k.len(),
+                        Keys::Text(k) => k.bytes(),
+                    };
+                    4 * m.ends.len() + keys + 4 * m.values.len() + 64
+                }
+            })
+            .sum::<usize>();
+    let mut w = Vec::new();
+    w.try_reserve_exact(size).map_err(|_| Error::OutOfMemory { what: "results".into(), bytes: size })?;
+    put_u32(&mut w, rows.ran.len())?;
+    put_u32(&mut w, outputs.len())?;
+    w.extend(rows.ran.iter().map(|r| u8::from(*r)));
+    put_u32(&mut w, rows.ends.len())?;
+    w.extend_from_slice(cast_slice(&rows.ends));
+    put_block(&mut w, &rows.carried)?;
+    for output in outputs {
+        match output {
+            Values::Tensor { width, data } => {
+                w.push(data.element() as u8);
+                put_u32(&mut w, *width)?;
+                put_column(&mut w, data)?;
+            }
+            Values::Maps(Maps { ends, keys, values }) => {
+                w.push(match keys {
+                    Keys::Int64(_) => MAPS_INT64,
+                    Keys::Text(_) => MAPS_TEXT,
+                });
+                put_u32(&mut w, ends.len())?;
+                ends.iter().try_for_each(|e| put_u32(&mut w, *e))?;
+                match keys {
+                    Keys::Int64(k) => put_block(&mut w, cast_slice(k))?,
+                    Keys::Text(k) => put_strings(&mut w, k)?,
+                }
+                put_block(&mut w, cast_slice(values))?;
+            }
+        }
+    }
+    Ok(w)
+}
+
+fn put_u32(w: &mut Vec<u8>, n: usize) -> Result<()> {
+    let n = u32::try_from(n).map_err(|_| Error::Corrupt { what: "a chunk grew beyond 4 GB".into() })?;
+    w.extend_from_slice(&n.to_ne_bytes());
+    Ok(())
+}
+
+fn put_block(w: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    put_u32(w, bytes.len())?;
+    w.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn put_strings(w: &mut Vec<u8>, s: &Strings) -> Result<()> {
+    put_u32(w, s.len())?;
+    let mut end = 0;
+    for t in s.iter() {
+        end += t.len();
+        put_u32(w, end)?;
+    }
+    put_u32(w, end)?;
+    s.iter().for_each(|t| w.extend_from_slice(t.as_bytes()));
+    Ok(())
+}
+
+fn put_column(w: &mut Vec<u8>, column: &Column) -> Result<()> {
+    match column {
+        Column::Float32(v) => put_block(w, cast_slice(v)),
+        Column::Float64(v) => put_block(w, cast_slice(v)),
+        Column::Int8(v) => put_block(w, cast_slice(v)),
+        Column::Int16(v) => put_block(w, cast_slice(v)),
+        Column::Int32(v) => put_block(w, cast_slice(v)),
+        Column::Int64(v) => put_block(w, cast_slice(v)),
+        Column::Uint8(v) => put_block(w, v),
+        Column::Uint16(v) => put_block(w, cast_slice(v)),
+        Column::Uint32(v) => put_block(w, cast_slice(v)),
+        Column::Uint64(v) => put_block(w, cast_slice(v)),
+        Column::Bool(v) => {
+            put_u32(w, v.len())?;
+            w.extend(v.iter().map(|b| u8::from(*b)));
+            Ok(())
+        }
+        Column::String(s) => put_strings(w, s),
+    }
+}
+
+/// A chunk, read in place.
+pub struct Chunk<'a> {
+    ran: &'a [u8],
+    ends: &'a [u8],
+    carried: &'a [u8],
+    outputs: Vec<Encoded<'a>>,
+}
+
+enum Encoded<'a> {
+    Tensor { element: ElementType, width: usize, data: Block<'a> },
+    Maps { ends: &'a [u8], keys: MapKeys<'a>, values: &'a [u8] },
+}
+
+enum Block<'a> {
+    Plain(&'a [u8]),
+    Text(Texts<'a>),
+}
+
+enum MapKeys<'a> {
+    Int64(&'a [u8]),
+    Text(Texts<'a>),
+}
+
+struct Texts<'a> {
+    ends: &'a [u8],
+    text: &'a str,
+}
+
+impl<'a> Texts<'a> {
+    fn get(&self, i: usize) -> Result<&'a str> {
+        let start = if i == 0 { 0 } else { at::<u32>(self.ends, i - 1)? as usize };
+        self.text.get(start..at::<u32>(self.ends, i)? as usize).ok_or_else(short)
+    }
+}
+
+/// One value read out of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scalar<'a> {
+    /// `float32`
+    Float32(f32),
+    /// `float64`
+    Float64(f64),
+    /// Any integer but `uint64`.
+    Int(i64),
+    /// `uint64`
+    Uint64(u64),
+    /// `bool`
+    Bool(bool),
+    /// `string`
+    Text(&'a str),
+}
+
+/// A key of a map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Key<'a> {
+    /// An integer.
+    Int64(i64),
+    /// A text.
+    Text(&'a str),
+}
+
+fn short() -> Error {
+    Error::Corrupt { what: "a chunk is cut short".into() }
+}
+
+fn at<T: Pod>(bytes: &[u8], i: usize) -> Result<T> {
+    let size = std::mem::size_of::<T>();
+    bytes.get(i * size..(i + 1) * size).map(pod_read_unaligned).ok_or_else(short)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        if n > self.0.len() {
+            return Err(short());
+        }
+        let (head, tail) = self.0.split_at(n);
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn u32(&mut self) -> Result<usize> {
+        Ok(at::<u32>(self.take(4)?, 0)? as usize)
+    }
+
+    fn block(&mut self) -> Result<&'a [u8]> {
+        let n = self.u32()?;
+        self.take(n)
+    }
+
+    fn texts(&mut self) -> Result<Texts<'a>> {
+        let n = self.u32()?;
+        let ends = self.take(4 * n)?;
+        let text = std::str::from_utf8(self.block()?).map_err(|_| Error::Corrupt { what: "text is not UTF-8".into() })?;
+        Ok(Texts { ends, text })
+    }
+}
+
+impl<'a> Chunk<'a> {
+    /// Reads a chunk's outline.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let mut r = Reader(bytes);
+        let rows = r.u32()?;
+        let outputs = r.u32()?;
+        let ran = r.take(rows)?;
+        let ends = r.u32()?;
+        let ends = r.take(4 * ends)?;
+        let carried = r.block()?;
+        let outputs = (0..outputs)
+            .map(|_| {
+                let tag = r.take(1)?[0];
+                match tag {
+                    MAPS_INT64 | MAPS_TEXT => {
+                        let n = r.u32()?;
+                        let ends = r.take(4 * n)?;
+                        let keys =
+                            if tag == MAPS_INT64 { MapKeys::Int64(r.block()?) } else { MapKeys::Text(r.texts()?) };
+                        Ok(Encoded::Maps { ends, keys, values: r.block()? })
+                    }
+                    _ => {
+                        let element = ElementType::from_tag(tag)
+                            .ok_or_else(|| Error::Corrupt { what: "an unknown element type".into() })?;
+                        let width = r.u32()?;
+                        let data = match element {
+                            ElementType::String => Block::Text(r.texts()?),
+                            _ => Block::Plain(r.block()?),
+                        };
+                        Ok(Encoded::Tensor { element, width, data })
+                    }
+                }
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { ran, ends, carried, outputs })
+    }
+
+    /// Rows in it.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.ran.len()
+    }
+
+    /// Whether a row was run.
+    #[must_use]
+    pub fn ran(&self, row: usize) -> bool {
+        self.ran.get(row) == Some(&1)
+    }
+
+    /// What a row carries; none when nothing is carried.
+    pub fn carried(&self, row: usize) -> Result<Option<&'a [u8]>> {
+        if self.ends.is_empty() {
+            return Ok(None);
+        }
+        let start = if row == 0 { 0 } else { at::<u32>(self.ends, row - 1)? as usize };
+        self.carried.get(start..at::<u32>(self.ends, row)? as usize).map(Some).ok_or_else(short)
+    }
+
+    /// Element `position` of output `output` of the `nth` row that was run.
+    pub fn scalar(&self, output: usize, nth: usize, position: usize) -> Result<Scalar<'a>> {
+        let Some(Encoded::Tensor { element, width, data }) = self.outputs.get(output) else {
+            return Err(Error::Corrupt { what: "an output is missing".into() });
+        };
+        let i = nth * width + position;
+        let bytes = match data {
+            Block::Text(t) => return Ok(Scalar::Text(t.get(i)?)),
+            Block::Plain(bytes) => bytes,
+        };
+        Ok(match element {
+            ElementType::Float32 => Scalar::Float32(at(bytes, i)?),
+            ElementType::Float64 => Scalar::Float64(at(bytes, i)?),
+            ElementType::Int8 => Scalar::Int(at::<i8>(bytes, i)?.into()),
+            ElementType::Int16 => Scalar::Int(at::<i16>(bytes, i)?.into()),
+            ElementType::Int32 => Scalar::Int(at::<i32>(bytes, i)?.into()),
+            ElementType::Int64 => Scalar::Int(at(bytes, i)?),
+            ElementType::Uint8 => Scalar::Int(at::<u8>(bytes, i)?.into()),
+            ElementType::Uint16 => Scalar::Int(at::<u16>(bytes, i)?.into()),
+            ElementType::Uint32 => Scalar::Int(at::<u32>(bytes, i)?.into()),
+            ElementType::Uint64 => Scalar::Uint64(at(bytes, i)?),
+            ElementType::Bool => Scalar::Bool(at::<u8>(bytes, i)? != 0),
+            ElementType::String => return Err(short()),
+        })
+    }
+
+    /// The pairs of output `output`, a map, of the `nth` row that was run.
+    pub fn pairs(&self, output: usize, nth: usize) -> Result<Vec<(Key<'a>, f32)>> {
+        let Some(Encoded::Maps { ends, keys, values }) = self.outputs.get(output) else {
+            return Err(Error::Corrupt { what: "an output is missing".into() });
+        };
+        let start = if nth == 0 { 0 } else { at::<u32>(ends, nth - 1)? as usize };
+        (start..at::<u32>(ends, nth)? as usize)
+            .map(|i| {
+                let key = match keys {
+                    MapKeys::Int64(k) => Key::Int64(at(k, i)?),
+                    MapKeys::Text(k) => Key::Text(k.get(i)?),
+                };
+                Ok((key, at(values, i)?))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(list: &[&str]) -> Strings {
+        let mut s = Strings::default();
+        list.iter().for_each(|t| s.push(t));
+        s
+    }
+
+    fn sample() -> Vec<u8> {
+        let rows = Rows { ran: vec![true, false, true], ends: vec![2, 2, 5], carried: b"abcde".to_vec() };
+        let maps = Maps { ends: vec![2, 3], keys: Keys::Text(texts(&["a", "b", "é"])), values: vec![0.1, 0.9, 1.0] };
+        let outputs = [
+            Values::Tensor { width: 1, data: Column::Int64(vec![7, -7]) },
+            Values::Tensor { width: 2, data: Column::Float32(vec![0.5, f32::NAN, 1.5, 2.5]) },
+            Values::Tensor { width: 1, data: Column::String(texts(&["x", ""])) },
+            Values::Tensor { width: 1, data: Column::Bool(vec![true, false]) },
+            Values::Maps(maps),
+        ];
+        encode(&rows, &outputs).unwrap()
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back_row_by_row() {
+        let bytes = sample();
+        let c = Chunk::parse(&bytes).unwrap();
+        assert_eq!((c.rows(), c.ran(0), c.ran(1), c.ran(2)), (3, true, false, true));
+        assert_eq!(c.carried(0).unwrap(), Some(&b"ab"[..]));
+        assert_eq!(c.carried(1).unwrap(), Some(&b""[..]));
+        assert_eq!(c.carried(2).unwrap(), Some(&b"cde"[..]));
+        assert_eq!(c.scalar(0, 1, 0).unwrap(), Scalar::Int(-7));
+        assert_eq!(c.scalar(1, 1, 1).unwrap(), Scalar::Float32(2.5));
+        assert_eq!(c.scalar(2, 0, 0).unwrap(), Scalar::Text("x"));
+        assert_eq!(c.scalar(3, 1, 0).unwrap(), Scalar::Bool(false));
+        assert_eq!(c.pairs(4, 1).unwrap(), vec![(Key::Text("é"), 1.0)]);
+    }
+
+    #[test]
+    fn a_cut_chunk_is_an_error_and_never_a_panic() {
+        let bytes = sample();
+        for n in 0..bytes.len() {
+            if let Ok(c) = Chunk::parse(&bytes[..n]) {
+                assert!(c.pairs(4, 1).is_err() || c.scalar(0, 0, 0).is_err(), "{n}");
+            }
+        }
+    }
+}

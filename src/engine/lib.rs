@@ -1,0 +1,24 @@
+//! The engine room: batch inference on ONNX Runtime, with no PostgreSQL in it.
+//!
+//! Owns tensors, signatures, sessions, their cache, the inference thread and the encoding of results. It must never
+//! name PostgreSQL: it compiles, is tested and is used by the probe without a server. Errors carry facts; the words
+//! that a user reads are made elsewhere.
+
+pub mod batch;
+pub mod cache;
+pub mod chunk;
+pub mod device;
+pub mod error;
+pub mod file;
+mod float;
+pub mod options;
+pub mod pipeline;
+pub mod probe;
+pub mod reference;
+pub mod session;
+pub mod signature;
+pub mod tensor;
+pub mod threads;
+pub mod version;
+
+pub use error::{Error, Result};

@@ -1,0 +1,156 @@
+//! The inference thread of a query: runs batches while their gatherer fills the next.
+//!
+//! Lock order: none is held across a run but the session's own. The thread owns the batch and a share of the session
+//! while it runs; when the gatherer goes away in the middle, the run is asked to stop and left to its thread, and the
+//! session is marked until it has come back.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::batch::{Batch, Values};
+use crate::error::{Error, Result};
+use crate::session::{Session, Stop};
+use crate::signature::Signature;
+use crate::threads;
+
+/// What every run of a query has in common.
+#[derive(Clone)]
+pub struct Work {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Its signature.
+    pub signature: Arc<Signature>,
+    /// Which outputs are copied out.
+    pub wanted: Arc<[bool]>,
+}
+
+/// A batch that has been run.
+pub struct Done {
+    /// The batch, to be used again.
+    pub batch: Batch,
+    /// Its outputs.
+    pub result: Result<Vec<Values>>,
+    /// How long the run took.
+    pub took: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    running: bool,
+    abandoned: bool,
+}
+
+struct Thread {
+    jobs: Sender<Batch>,
+    done: Receiver<Done>,
+    state: Arc<Mutex<State>>,
+}
+
+/// An inference thread, started with its first batch. One batch is under way at a time.
+pub struct Pipeline {
+    work: Work,
+    stop: Stop,
+    thread: Option<Thread>,
+    busy: bool,
+}
+
+impl Pipeline {
+    /// One that has no thread yet.
+    pub fn new(work: Work) -> Result<Self> {
+        Ok(Self { work, stop: Stop::new()?, thread: None, busy: false })
+    }
+
+    /// What its runs have in common.
+    #[must_use]
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Whether a batch is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Runs a batch on the caller's thread: for runs that are known to be short.
+    pub fn run_here(&self, batch: &Batch) -> Result<Vec<Values>> {
+        self.work.session.run(batch, &self.work.signature, &self.work.wanted, &self.stop)
+    }
+
+    /// Hands a batch to the thread. The one before must have been collected.
+    pub fn submit(&mut self, batch: Batch) -> Result<()> {
+        if self.thread.is_none() {
+            self.thread = Some(start(self.work.clone(), self.stop.clone())?);
+        }
+        let sent = self.thread.as_ref().map(|t| t.jobs.send(batch).is_ok());
+        if sent != Some(true) {
+            return Err(ended());
+        }
+        self.busy = true;
+        Ok(())
+    }
+
+    /// Waits for the batch under way, at most for so long.
+    pub fn collect(&mut self, wait: Duration) -> Result<Option<Done>> {
+        let Some(thread) = self.thread.as_ref() else { return Err(ended()) };
+        match thread.done.recv_timeout(wait) {
+            Ok(done) => {
+                self.busy = false;
+                Ok(Some(done))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(ended()),
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if self.busy {
+            self.stop.ask();
+            let mut state = thread.state.lock();
+            if state.running {
+                state.abandoned = true;
+                self.work.session.abandon();
+            }
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::Run { reason: "the inference thread ended".to_owned() }
+}
+
+fn start(work: Work, stop: Stop) -> Result<Thread> {
+    let (jobs, inbox) = channel::<Batch>();
+    let (outbox, done) = channel::<Done>();
+    let state = Arc::new(Mutex::new(State::default()));
+    let mine = Arc::clone(&state);
+    threads::spawn("pg_predict", move || {
+        while let Ok(batch) = inbox.recv() {
+            mine.lock().running = true;
+            let started = Instant::now();
+            let result = if stop.asked() {
+                Err(ended())
+            } else {
+                work.session.run(&batch, &work.signature, &work.wanted, &stop)
+            };
+            let took = started.elapsed();
+            {
+                let mut state = mine.lock();
+                state.running = false;
+                if std::mem::take(&mut state.abandoned) {
+                    work.session.reclaim();
+                }
+            }
+            if outbox.send(Done { batch, result, took }).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(Thread { jobs, done, state })
+}

@@ -1,0 +1,417 @@
+//! The one table from what went wrong to SQLSTATE, message, DETAIL and HINT; no other file names an SQLSTATE.
+//!
+//! Messages start in lower case without a full stop and quote names; DETAIL and HINT are sentences.
+
+use pg_predict_engine::error::{DeviceMissing, Error as Engine};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::panic::ErrorReport;
+
+/// The extension's result.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, as facts.
+#[derive(Debug, Clone)]
+pub(crate) enum Error {
+    /// The engine failed, for a model with this label where one is known.
+    Engine { model: Option<String>, error: Engine },
+    /// No model has this name.
+    NoModel { name: String },
+    /// The model has no such version.
+    NoVersion { model: String, version: i32 },
+    /// The model has no such alias.
+    NoAlias { model: String, alias: String },
+    /// No role has this name.
+    NoRole { role: String },
+    /// A name that cannot be given.
+    BadName { what: &'static str, name: String, reason: &'static str },
+    /// The caller may not do this to the model.
+    NotPermitted { model: String, verb: &'static str },
+    /// The caller may not read files of the server.
+    NoFilePermission,
+    /// A file of the server cannot be read.
+    File { path: String, reason: String },
+    /// A version that an alias names is not dropped.
+    AliasNames { model: String, version: i32, aliases: Vec<String> },
+    /// An argument that must not be NULL is.
+    NullArgument { what: &'static str },
+    /// A model reference changes within one aggregate.
+    ModelChanges { first: String, then: String },
+    /// Columns that the model needs and the row does not have.
+    MissingColumns { model: String, missing: Vec<String>, given: Vec<String>, several_match: Option<String>, features_hint: bool },
+    /// The number of arguments does not fit.
+    Arguments { model: String, given: usize, wanted: String },
+    /// A column or argument has a type that does not go into its input.
+    WrongType { model: String, column: String, given: String, wanted: String, hint: Option<&'static str> },
+    /// An array has the wrong number of elements.
+    ArrayLength { model: String, column: String, given: usize, wanted: usize },
+    /// An array holds a NULL.
+    ArrayNull { model: String, column: String, position: usize },
+    /// A feature is NULL and the option on_null says error.
+    NullFeature { model: String, column: String },
+    /// A value does not fit the element type.
+    OutOfRange { model: String, column: String, element: String },
+    /// Rows of one call differ in their columns.
+    RowsDiffer,
+    /// A column of the definition list is neither an output nor carried.
+    UnknownColumn { name: String, outputs: Vec<String>, carried: Vec<String> },
+    /// A value cannot be given as the declared type.
+    CannotCast { column: String, from: String, to: String },
+    /// predict_array and others, on an output that is of another sort.
+    OutputKind { model: String, output: String, kind: String, function: &'static str, hint: String },
+    /// A result is too large for one datum.
+    TooLarge { bytes: usize },
+    /// A value of type prediction_batch cannot be read.
+    BadBatch { reason: String },
+    /// A handle outlived its query.
+    StaleHandle,
+    /// The function was called where it cannot work.
+    Context { function: &'static str, reason: &'static str },
+    /// The probe program is not there.
+    NoProbe { path: String, reason: String },
+    /// The probe took too long.
+    ProbeTimeout { milliseconds: u128 },
+    /// The probe ran out of memory.
+    ProbeMemory { detail: String },
+    /// The probe died.
+    ProbeDied { how: String, said: String },
+}
+
+impl From<Engine> for Error {
+    fn from(error: Engine) -> Self {
+        Self::Engine { model: None, error }
+    }
+}
+
+/// Adds the model's label to an engine error.
+pub(crate) fn of_model(model: &str) -> impl Fn(Engine) -> Error {
+    move |error| Error::Engine { model: Some(model.to_owned()), error }
+}
+
+struct Report {
+    code: Code,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+fn report(code: Code, message: impl Into<String>) -> Report {
+    Report { code, message: message.into(), detail: None, hint: None }
+}
+
+impl Report {
+    fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// Raises the error.
+#[track_caller]
+pub(crate) fn raise(error: Error) -> ! {
+    let r = table(error);
+    let mut e = ErrorReport::new(r.code, r.message, "pg_predict");
+    if let Some(detail) = r.detail {
+        e = e.set_detail(detail);
+    }
+    if let Some(hint) = r.hint {
+        e = e.set_hint(hint);
+    }
+    std::panic::panic_any(e)
+}
+
+/// Says something to the client as a warning.
+pub(crate) fn warn(message: &str, detail: &str, hint: &str) {
+    ErrorReport::new(Code::ERRCODE_WARNING, message.to_owned(), "pg_predict")
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(pgrx::PgLogLevel::WARNING);
+}
+
+/// Writes a line to the server's log.
+pub(crate) fn log(message: String) {
+    ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_predict").report(pgrx::PgLogLevel::LOG);
+}
+
+fn table(error: Error) -> Report {
+    match error {
+        Error::Engine { model, error } => engine(model, error),
+        Error::NoModel { name } => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{name}\" does not exist"))
+            .hint("The view predict.models lists the models."),
+        Error::NoVersion { model, version } => {
+            report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{model}\" has no version {version}"))
+                .hint("The view predict.models lists the versions.")
+        }
+        Error::NoAlias { model, alias } => {
+            report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{model}\" has no alias \"{alias}\""))
+                .hint("The view predict.models lists the aliases.")
+        }
+        Error::NoRole { role } => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{role}\" does not exist")),
+        Error::BadName { what, name, reason } => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("\"{name}\" cannot name {what}: {reason}"))
+        }
+        Error::NotPermitted { model, verb } => {
+            let r = report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for model \"{model}\""));
+            if verb == "use" {
+                r.hint("Its owner can grant the use of it with predict.grant_usage().")
+            } else {
+                r.detail(format!("Only its owner may {verb} it."))
+            }
+        }
+        Error::NoFilePermission => {
+            report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to read a file of the server")
+                .detail("Only roles with privileges of the \"pg_read_server_files\" role may.")
+                .hint("predict.create_model() takes the model's bytes from the client.")
+        }
+        Error::File { path, reason } => {
+            report(Code::ERRCODE_UNDEFINED_FILE, format!("could not read file \"{path}\": {reason}"))
+                .hint("The path is one on the server, read as the user that the server runs as.")
+        }
+        Error::AliasNames { model, version, aliases } => report(
+            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot drop version {version} of model \"{model}\" because an alias names it"),
+        )
+        .detail(format!("The aliases that name it: {}.", quoted(&aliases)))
+        .hint("Point them at another version with predict.set_alias(), or drop the whole model."),
+        Error::NullArgument { what } => {
+            report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{what} must not be NULL"))
+        }
+        Error::ModelChanges { first, then } => report(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("predict_batch got model \"{then}\" after \"{first}\" in one group"),
+        )
+        .hint("One result is of one model: add GROUP BY the model's name."),
+        Error::MissingColumns { model, missing, given, several_match, features_hint } => {
+            let r = report(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!(
+                    "model \"{model}\" needs {} that the row does not have: {}",
+                    if missing.len() == 1 { "a column" } else { "columns" },
+                    quoted(&missing)
+                ),
+            )
+            .detail(match several_match {
+                Some(column) => format!("More than one column of the row differs from \"{column}\" only in case."),
+                None => format!("The row has: {}.", quoted(&given)),
+            });
+            if features_hint {
+                r.hint("The option \"features\" of predict.create_model() names the columns that make up a wide input, in order.")
+            } else {
+                r.hint("Columns are matched to inputs by name; the view predict.model_inputs lists the inputs.")
+            }
+        }
+        Error::Arguments { model, given, wanted } => report(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("model \"{model}\" takes {wanted}, and got {given} {}", if given == 1 { "value" } else { "values" }),
+        )
+        .hint("Pass one value for each, or one row whose columns have the names of the inputs."),
+        Error::WrongType { model, column, given, wanted, hint } => {
+            let r = report(
+                Code::ERRCODE_DATATYPE_MISMATCH,
+                format!("column \"{column}\" of type {given} does not go into an input of type {wanted}"),
+            )
+            .detail(format!("Model \"{model}\"."));
+            match hint {
+                Some(hint) => r.hint(hint),
+                None => r.hint("Cast it to a type that holds the same values."),
+            }
+        }
+        Error::ArrayLength { model, column, given, wanted } => report(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("array \"{column}\" has {given} elements, and model \"{model}\" takes {wanted}"),
+        ),
+        Error::ArrayNull { model, column, position } => report(
+            Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("element {position} of array \"{column}\" is NULL"),
+        )
+        .detail(format!("Model \"{model}\"."))
+        .hint("A version made with the option \"on_null\": \"nan\" takes NaN for it, where its input is of a float type."),
+        Error::NullFeature { model, column } => report(
+            Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("column \"{column}\" is NULL"),
+        )
+        .detail(format!("Model \"{model}\" was created with the option \"on_null\": \"error\".")),
+        Error::OutOfRange { model, column, element } => report(
+            Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("a value of column \"{column}\" does not fit type {element}"),
+        )
+        .detail(format!("Model \"{model}\".")),
+        Error::RowsDiffer => report(
+            Code::ERRCODE_DATATYPE_MISMATCH,
+            "rows of one predict_batch call differ in their columns",
+        ),
+        Error::UnknownColumn { name, outputs, carried } => {
+            let carried = if carried.is_empty() { "none".to_owned() } else { quoted(&carried) };
+            report(
+                Code::ERRCODE_INVALID_COLUMN_DEFINITION,
+                format!("column \"{name}\" is neither an output of the model nor a carried column"),
+            )
+            .detail(format!("Outputs: {}. Carried: {carried}.", quoted(&outputs)))
+        }
+        Error::CannotCast { column, from, to } => report(
+            Code::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{column}\" of type {from} cannot be given as {to}"),
+        )
+        .hint(format!("Declare it as {from}, and cast it in the select list.")),
+        Error::OutputKind { model, output, kind, function, hint } => report(
+            Code::ERRCODE_DATATYPE_MISMATCH,
+            format!("{function} cannot return output \"{output}\" of model \"{model}\", which is {kind}"),
+        )
+        .hint(hint),
+        Error::TooLarge { bytes } => report(
+            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a prediction_batch of {} MB does not fit into one value", bytes >> 20),
+        )
+        .detail("PostgreSQL's values are at most 1 GB.")
+        .hint("Read it where it is made: SELECT .. FROM predictions((SELECT predict_batch(..) FROM ..)) has no such limit."),
+        Error::BadBatch { reason } => report(
+            Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            "invalid value of type prediction_batch",
+        )
+        .detail(reason),
+        Error::StaleHandle => report(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a prediction batch handle is used outside of its query",
+        )
+        .hint("Use predict_batch() and predictions()."),
+        Error::Context { function, reason } => {
+            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{function} {reason}"))
+        }
+        Error::NoProbe { path, reason } => report(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("could not start the program that tries models: {reason}"),
+        )
+        .detail(format!("It is expected at \"{path}\"."))
+        .hint("\"make install\" of pg_predict puts it there."),
+        Error::ProbeTimeout { milliseconds } => report(
+            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("trying the model took longer than {milliseconds} ms"),
+        )
+        .hint("The setting pg_predict.probe_timeout says how long it may take."),
+        Error::ProbeMemory { detail } => report(
+            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "the model needs more memory than may be used to try it",
+        )
+        .detail(detail)
+        .hint("The setting pg_predict.probe_memory says how much it may use."),
+        Error::ProbeDied { how, said } => {
+            let r = report(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the model crashed the program that tries it: {how}"),
+            );
+            if said.is_empty() { r } else { r.detail(format!("It said: {said}")) }
+        }
+    }
+}
+
+fn engine(model: Option<String>, error: Engine) -> Report {
+    let of = |text: &str| match &model {
+        Some(model) => format!("model \"{model}\" {text}"),
+        None => format!("the model {text}"),
+    };
+    match error {
+        Engine::Library { path, reason } => report(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("could not load the ONNX Runtime library \"{path}\""),
+        )
+        .detail(reason)
+        .hint("\"make install\" of pg_predict puts the library there; the setting pg_predict.onnxruntime_library names another."),
+        Engine::Device { device, missing, reason } => {
+            let (what, hint) = match missing {
+                DeviceMissing::Provider => (
+                    "this ONNX Runtime library has no CUDA in it",
+                    "\"make install ORT=gpu\" of pg_predict installs the library with CUDA.",
+                ),
+                DeviceMissing::Libraries => (
+                    "the CUDA or cuDNN libraries cannot be loaded",
+                    "Install CUDA and cuDNN in the versions that the ONNX Runtime library names.",
+                ),
+                DeviceMissing::Driver => {
+                    ("there is no CUDA driver or no card", "The program nvidia-smi shows the driver and the cards.")
+                }
+                DeviceMissing::Id => {
+                    ("there is no card with this number", "The program nvidia-smi lists the cards, from 0.")
+                }
+                DeviceMissing::Other => ("ONNX Runtime gave another reason", "The device \"auto\" falls back to cpu."),
+            };
+            report(
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("device \"{device}\" is not available: {what}"),
+            )
+            .detail(reason)
+            .hint(hint)
+        }
+        Engine::InvalidModel { reason } => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "these bytes are not a valid ONNX model").detail(reason)
+        }
+        Engine::Unsupported { what, reason } => {
+            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, of(&format!("needs what is not supported: {what}"))).detail(reason)
+        }
+        Engine::ExternalData { tensor } => report(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("the model keeps its weights outside of the file: tensor \"{tensor}\""),
+        )
+        .hint("Save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)."),
+        Engine::Locale { reason } => {
+            report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, of("needs a locale that is not installed"))
+                .detail(reason)
+                .hint("Install it on the server, on Debian with: apt-get install locales; localedef -i en_US -f UTF-8 en_US.UTF-8")
+        }
+        Engine::OutOfMemory { what, bytes } => {
+            let size = if bytes > 0 { format!(" of {bytes} bytes") } else { String::new() };
+            report(Code::ERRCODE_OUT_OF_MEMORY, format!("out of memory for {what}{size}"))
+                .hint("A smaller pg_predict.batch_size needs less.")
+        }
+        Engine::Run { reason } => {
+            report(Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, of("failed while running")).detail(reason)
+        }
+        Engine::OutputRows { output, shape, rows } => report(
+            Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+            of(&format!("did not answer row by row: output \"{output}\"")),
+        )
+        .detail(format!("{rows} rows went in, and the output has shape {shape:?}.")),
+        Engine::OutputChanged { output, expected, got } => report(
+            Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+            of(&format!("gave output \"{output}\" in another form than when it was created")),
+        )
+        .detail(format!("Then {expected}, now {got}.")),
+        Engine::Hash { expected, got } => {
+            report(Code::ERRCODE_DATA_CORRUPTED, of("is damaged: its stored bytes fail their hash"))
+                .detail(format!("They should have sha256 {expected} and have {got}."))
+                .hint("Restore the tables predict.content and predict.chunk from a backup, or create the version again.")
+        }
+        Engine::CacheTooSmall { needed, limit } => report(
+            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            of(&format!("needs {} MB in memory, and loaded models may take {} MB", needed.div_ceil(1 << 20), limit >> 20)),
+        )
+        .hint("The setting pg_predict.session_cache_size says how much they may take."),
+        Engine::Option { key, reason } if key.is_empty() => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "invalid options").detail(reason)
+        }
+        Engine::Option { key, reason } => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\"")).detail(reason).hint(
+                "The options are features, on_null, defaults, batch_size, device and threads.",
+            )
+        }
+        Engine::Reference { text, reason } => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid model reference \"{text}\": {reason}"))
+                .hint("A reference is name[@version | @alias][/output[element]].")
+        }
+        Engine::NoOutput { output, known } => {
+            report(Code::ERRCODE_UNDEFINED_OBJECT, of(&format!("has no output \"{output}\"")))
+                .detail(format!("Its outputs: {}.", quoted(&known)))
+        }
+        Engine::NoElement { output, element, known } => {
+            report(Code::ERRCODE_UNDEFINED_OBJECT, of(&format!("has no element \"{element}\" in output \"{output}\"")))
+                .detail(format!("It has {known}."))
+        }
+        Engine::Corrupt { what } => report(Code::ERRCODE_DATA_CORRUPTED, "damaged prediction batch").detail(what),
+    }
+}

@@ -1,0 +1,169 @@
+//! Every setting: its definition, its check, its typed getter. Alphabetical.
+
+use std::ffi::CString;
+
+use pg_predict_engine::device::Device;
+use pg_predict_engine::options::{MAX_BATCH_SIZE, MAX_THREADS};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+// 0: the version knows, from its options or the probe's measure.
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+// Empty: the version knows; cpu where it says nothing.
+static DEVICE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+// Two pairs of buffers of 4096 rows x 1000 float32 columns are 32 MB; twice that leaves room for wide text.
+static MAX_BATCH_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+// Empty: the library that `make install` put beside this one.
+static ONNXRUNTIME_LIBRARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+// Off is for finding out what the overlap gives, and for machines with one core.
+static PIPELINE: GucSetting<bool> = GucSetting::<bool>::new(true);
+// A 1 GB model needs its bytes, ONNX Runtime's copy and the packed weights at once.
+static PROBE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4096);
+// A 1 GB model loads and runs in some 10 s.
+static PROBE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+// A handful of models of ordinary size; per backend, so that a hundred backends still fit a server.
+static SESSION_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024);
+// One: parallel workers use more cores better than threads inside a run do, and leave other backends theirs.
+static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// Defines every setting and reserves the prefix.
+pub(crate) fn define() {
+    GucRegistry::define_int_guc(
+        c"pg_predict.batch_size",
+        c"Rows that are run together.",
+        c"0 takes the version's own: its option batch_size, or what was measured when it was created.",
+        &BATCH_SIZE,
+        0,
+        MAX_BATCH_SIZE as i32,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    crate::pg::setting::define_checked_string(
+        c"pg_predict.device",
+        c"Where models run: cpu, cuda, cuda:N or auto.",
+        c"Empty takes the version's own, else cpu. cuda is an error where there is none; only auto falls back.",
+        &DEVICE,
+        GucContext::Userset,
+        |text| text.is_empty() || text.parse::<Device>().is_ok(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.max_batch_memory",
+        c"Memory that rows waiting for a batch may take, per call in a query.",
+        c"A batch that would grow beyond it is run with fewer rows.",
+        &MAX_BATCH_MEMORY,
+        64,
+        1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_predict.onnxruntime_library",
+        c"Path of the ONNX Runtime library.",
+        c"Empty takes libonnxruntime.so in the directory pg_predict beside this extension's library. Read at the first use in a session.",
+        &ONNXRUNTIME_LIBRARY,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_predict.pipeline",
+        c"Fills the next batch while one runs.",
+        c"",
+        &PIPELINE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.probe_memory",
+        c"Address space of the process that tries a model when a version is created.",
+        c"",
+        &PROBE_MEMORY,
+        256,
+        1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.probe_timeout",
+        c"Time that trying a model may take when a version is created.",
+        c"",
+        &PROBE_TIMEOUT,
+        100,
+        3_600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.session_cache_size",
+        c"Memory that loaded models may take in one backend.",
+        c"The least recently used is dropped first; one that a running query uses stays.",
+        &SESSION_CACHE_SIZE,
+        1,
+        1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.threads",
+        c"Threads inside one run of a model.",
+        c"0 takes the version's own, else 1.",
+        &THREADS,
+        0,
+        MAX_THREADS as i32,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    crate::pg::setting::reserve_prefix(c"pg_predict");
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    setting.get().map(|s| s.to_string_lossy().into_owned()).filter(|s| !s.is_empty())
+}
+
+/// Rows that are run together, where the user says so.
+pub(crate) fn batch_size() -> Option<usize> {
+    usize::try_from(BATCH_SIZE.get()).ok().filter(|n| *n > 0)
+}
+
+/// Where models run, where the user says so.
+pub(crate) fn device() -> Option<Device> {
+    text(&DEVICE).and_then(|t| t.parse().ok())
+}
+
+/// Bytes that rows waiting for a batch may take.
+pub(crate) fn max_batch_memory() -> usize {
+    MAX_BATCH_MEMORY.get() as usize * 1024
+}
+
+/// Path of the ONNX Runtime library.
+pub(crate) fn onnxruntime_library() -> String {
+    text(&ONNXRUNTIME_LIBRARY).unwrap_or_else(|| format!("{}/pg_predict/libonnxruntime.so", crate::pg::setting::library_directory()))
+}
+
+/// Whether the next batch is filled while one runs.
+pub(crate) fn pipeline() -> bool {
+    PIPELINE.get()
+}
+
+/// Path of the probe program.
+pub(crate) fn probe_program() -> String {
+    format!("{}/pg_predict/pg_predict_probe", crate::pg::setting::library_directory())
+}
+
+/// Bytes of address space of the probe.
+pub(crate) fn probe_memory() -> u64 {
+    PROBE_MEMORY.get() as u64 * 1024 * 1024
+}
+
+/// Time that the probe may take.
+pub(crate) fn probe_timeout() -> std::time::Duration {
+    std::time::Duration::from_millis(PROBE_TIMEOUT.get() as u64)
+}
+
+/// Bytes that loaded models may take.
+pub(crate) fn session_cache_size() -> usize {
+    SESSION_CACHE_SIZE.get() as usize * 1024 * 1024
+}
+
+/// Threads inside one run, where the user says so.
+pub(crate) fn threads() -> Option<usize> {
+    usize::try_from(THREADS.get()).ok().filter(|n| *n > 0)
+}

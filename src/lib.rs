@@ -1,0 +1,25 @@
+//! pg_predict: batch inference where the data already is.
+//!
+//! This file holds the module's magic, the order in which it is set up and the order of its SQL; no logic.
+
+use pgrx::prelude::*;
+
+mod api;
+mod error;
+mod guc;
+mod pg;
+mod registry;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/registry.sql", name = "registry", bootstrap);
+extension_sql_file!("../sql/prediction_batch.sql", name = "prediction_batch", requires = ["registry"]);
+extension_sql_file!("../sql/predict.sql", name = "predict", requires = ["prediction_batch"]);
+
+/// Called once by every process that loads the library, the postmaster too when it is preloaded: it must touch nothing
+/// of ONNX Runtime.
+#[pg_guard]
+#[allow(non_snake_case)]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define();
+}

@@ -1,0 +1,538 @@
+//! Tensor to datum: what an output is in SQL, and results back as rows, typed as their reader declares.
+
+use pg_predict_engine::chunk::{Chunk, Key, Scalar};
+use pg_predict_engine::signature::{Output, OutputRow};
+use pg_predict_engine::tensor::ElementType;
+use pgrx::pg_sys::{self, Datum, Oid};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::pg::results::{ElementKey, Layout, Results};
+use crate::pg::text;
+
+/// The SQL type that holds every value of an element type.
+pub(crate) fn scalar_type(element: ElementType) -> Oid {
+    match element {
+        ElementType::Float32 => pg_sys::FLOAT4OID,
+        ElementType::Float64 => pg_sys::FLOAT8OID,
+        ElementType::Int8 | ElementType::Int16 | ElementType::Uint8 => pg_sys::INT2OID,
+        ElementType::Int32 | ElementType::Uint16 => pg_sys::INT4OID,
+        ElementType::Int64 | ElementType::Uint32 => pg_sys::INT8OID,
+        ElementType::Uint64 => pg_sys::NUMERICOID,
+        ElementType::Bool => pg_sys::BOOLOID,
+        ElementType::String => pg_sys::TEXTOID,
+    }
+}
+
+/// The SQL type that a row of an output is by itself.
+pub(crate) fn natural_type(output: &Output) -> Oid {
+    match &output.row {
+        OutputRow::Map { .. } => pg_sys::JSONBOID,
+        OutputRow::Tensor { element, .. } if output.is_scalar() => scalar_type(*element),
+        // SAFETY: reads the type cache.
+        OutputRow::Tensor { element, .. } => unsafe { pg_sys::get_array_type(scalar_type(*element)) },
+    }
+}
+
+/// A value in the SQL type of its element type.
+pub(crate) fn scalar_datum(scalar: Scalar<'_>, element: ElementType) -> Datum {
+    match scalar {
+        Scalar::Float32(x) => Datum::from(x.to_bits()),
+        Scalar::Float64(x) => Datum::from(x.to_bits()),
+        Scalar::Bool(x) => Datum::from(x),
+        Scalar::Text(t) => text::datum(t),
+        Scalar::Int(x) => match scalar_type(element) {
+            pg_sys::INT2OID => Datum::from(x as i16),
+            pg_sys::INT4OID => Datum::from(x as i32),
+            _ => Datum::from(x),
+        },
+        Scalar::Uint64(x) => {
+            let digits = text::c(&x.to_string());
+            // SAFETY: numeric_in of digits; the three arguments that it takes.
+            unsafe {
+                pgrx::direct_function_call_as_datum(
+                    pg_sys::numeric_in,
+                    &[Some(Datum::from(digits.as_ptr())), Some(Datum::from(0)), Some(Datum::from(-1))],
+                )
+            }
+            .unwrap_or(Datum::from(0))
+        }
+    }
+}
+
+/// A number as float8; none where it is no number.
+pub(crate) fn number(scalar: Scalar<'_>) -> Option<f64> {
+    match scalar {
+        Scalar::Float32(x) => Some(x.into()),
+        Scalar::Float64(x) => Some(x),
+        Scalar::Int(x) => Some(x as f64),
+        Scalar::Uint64(x) => Some(x as f64),
+        Scalar::Bool(x) => Some(f64::from(u8::from(x))),
+        Scalar::Text(_) => None,
+    }
+}
+
+/// A value as text, as PostgreSQL would write it.
+pub(crate) fn as_text(scalar: Scalar<'_>) -> String {
+    match scalar {
+        Scalar::Float32(x) if x.is_finite() => x.to_string(),
+        Scalar::Float64(x) if x.is_finite() => x.to_string(),
+        Scalar::Float32(x) => non_finite(x.into()),
+        Scalar::Float64(x) => non_finite(x),
+        Scalar::Int(x) => x.to_string(),
+        Scalar::Uint64(x) => x.to_string(),
+        Scalar::Bool(x) => if x { "true" } else { "false" }.to_owned(),
+        Scalar::Text(t) => t.to_owned(),
+    }
+}
+
+fn non_finite(x: f64) -> String {
+    if x.is_nan() { "NaN" } else if x > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+}
+
+/// A value as JSON; what JSON has no number for is a text.
+pub(crate) fn as_json(scalar: Scalar<'_>) -> Value {
+    match scalar {
+        // The shortest digits that read back as the same float32.
+        Scalar::Float32(x) => x.to_string().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or_else(
+            || non_finite(x.into()).into(),
+            Value::Number,
+        ),
+        Scalar::Float64(x) => serde_json::Number::from_f64(x).map_or_else(|| non_finite(x).into(), Value::Number),
+        Scalar::Int(x) => x.into(),
+        Scalar::Uint64(x) => x.into(),
+        Scalar::Bool(x) => x.into(),
+        Scalar::Text(t) => t.into(),
+    }
+}
+
+/// A row of an output as JSON, nested as its shape is.
+pub(crate) fn output_json(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Value> {
+    match &output.row {
+        OutputRow::Map { .. } => {
+            let mut map = Map::new();
+            for (key, value) in chunk.pairs(place, nth)? {
+                map.insert(key_text(key), as_json(Scalar::Float32(value)));
+            }
+            Ok(Value::Object(map))
+        }
+        OutputRow::Tensor { shape, .. } => {
+            let mut position = 0;
+            nest(shape, &mut position, &mut |i| Ok(as_json(chunk.scalar(place, nth, i)?)))
+        }
+    }
+}
+
+fn nest(shape: &[usize], position: &mut usize, value: &mut dyn FnMut(usize) -> Result<Value>) -> Result<Value> {
+    match shape.split_first() {
+        None => {
+            *position += 1;
+            value(*position - 1)
+        }
+        Some((n, rest)) => (0..*n).map(|_| nest(rest, position, value)).collect(),
+    }
+}
+
+fn key_text(key: Key<'_>) -> String {
+    match key {
+        Key::Int64(k) => k.to_string(),
+        Key::Text(k) => k.to_owned(),
+    }
+}
+
+/// JSON as a jsonb datum.
+pub(crate) fn jsonb(json: &str) -> Datum {
+    let json = text::c(json);
+    // SAFETY: jsonb_in of a C string; it raises where the text is no JSON or too large.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(json.as_ptr()))]) }
+        .unwrap_or(Datum::from(0))
+}
+
+/// An array datum; no dimension is an empty array.
+pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usize], element: Oid) -> Result<Datum> {
+    if values.len() >= (1 << 27) - 8 {
+        return Err(Error::TooLarge { bytes: values.len() * 8 });
+    }
+    let mut dims: Vec<i32> = dimensions.iter().map(|d| *d as i32).collect();
+    let mut lower = vec![1; dims.len()];
+    let (mut length, mut by_value, mut align) = (0, false, 0);
+    let count = if values.is_empty() { 0 } else { dims.len() as i32 };
+    // SAFETY: values and nulls have as many entries as the dimensions multiply to.
+    Ok(unsafe {
+        pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
+        Datum::from(pg_sys::construct_md_array(
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            count,
+            dims.as_mut_ptr(),
+            lower.as_mut_ptr(),
+            element,
+            i32::from(length),
+            by_value,
+            align,
+        ))
+    })
+}
+
+/// A row of an output in its natural SQL type.
+pub(crate) fn natural(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Datum> {
+    match &output.row {
+        OutputRow::Map { .. } => Ok(jsonb(&output_json(output, chunk, place, nth)?.to_string())),
+        OutputRow::Tensor { element, .. } if output.is_scalar() => {
+            Ok(scalar_datum(chunk.scalar(place, nth, 0)?, *element))
+        }
+        OutputRow::Tensor { element, shape } => {
+            let width = shape.iter().product();
+            let mut values = (0..width)
+                .map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?, *element)))
+                .collect::<Result<Vec<_>>>()?;
+            array(&mut values, &mut vec![false; width], shape, scalar_type(*element))
+        }
+    }
+}
+
+/// The selected element of a row: of a map by its key, none where the key is not there.
+pub(crate) fn selected<'a>(layout: &Layout, chunk: &Chunk<'a>, nth: usize) -> Result<Option<Scalar<'a>>> {
+    let place = layout.selected;
+    match &layout.element {
+        None => Ok(Some(chunk.scalar(place, nth, 0)?)),
+        Some(ElementKey::Position(n)) => Ok(Some(chunk.scalar(place, nth, *n)?)),
+        Some(key) => Ok(chunk
+            .pairs(place, nth)?
+            .into_iter()
+            .find(|(k, _)| match (k, key) {
+                (Key::Int64(a), ElementKey::Integer(b)) => a == b,
+                (Key::Text(a), ElementKey::Text(b)) => a == b,
+                _ => false,
+            })
+            .map(|(_, v)| Scalar::Float32(v))),
+    }
+}
+
+/// Whether the selection is one value a row.
+pub(crate) fn selects_scalar(layout: &Layout) -> bool {
+    layout.element.is_some() || layout.outputs[layout.selected].is_scalar()
+}
+
+/// A conversion from one SQL type to another, as an assignment would make it, typmods and domains too.
+struct Coercion {
+    expression: *mut pg_sys::ExprState,
+    context: *mut pg_sys::ExprContext,
+}
+
+impl Coercion {
+    /// None where no conversion is needed.
+    fn new(column: &str, from: Oid, from_typmod: i32, to: Oid, to_typmod: i32) -> Result<Option<Self>> {
+        if from == to && (to_typmod == -1 || from_typmod == to_typmod) {
+            return Ok(None);
+        }
+        // SAFETY: builds and compiles an expression over a placeholder, all in the current context.
+        unsafe {
+            let value = pg_sys::palloc0(size_of::<pg_sys::CaseTestExpr>()).cast::<pg_sys::CaseTestExpr>();
+            (*value).xpr.type_ = pg_sys::NodeTag::T_CaseTestExpr;
+            (*value).typeId = from;
+            (*value).typeMod = from_typmod;
+            (*value).collation = pg_sys::get_typcollation(from);
+            let node = pg_sys::coerce_to_target_type(
+                std::ptr::null_mut(),
+                value.cast(),
+                from,
+                to,
+                to_typmod,
+                pg_sys::CoercionContext::COERCION_ASSIGNMENT,
+                pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
+                -1,
+            );
+            if node.is_null() {
+                return Err(Error::CannotCast {
+                    column: column.to_owned(),
+                    from: text::type_name(from),
+                    to: text::type_name(to),
+                });
+            }
+            let planned = pg_sys::expression_planner(node.cast());
+            Ok(Some(Self {
+                expression: pg_sys::ExecInitExpr(planned, std::ptr::null_mut()),
+                context: pg_sys::CreateStandaloneExprContext(),
+            }))
+        }
+    }
+
+    fn apply(&self, datum: Datum, null: &mut bool) -> Datum {
+        // SAFETY: the expression reads the placeholder's value from its context.
+        unsafe {
+            (*self.context).caseValue_datum = datum;
+            (*self.context).caseValue_isNull = *null;
+            pg_sys::ExecEvalExpr(self.expression, self.context, null)
+        }
+    }
+}
+
+/// Where a column of the result comes from.
+enum Source {
+    Output(usize),
+    /// An output as JSON, for columns of type json and (true) jsonb.
+    Json(usize, bool),
+    /// A single value as an array of one.
+    One(usize),
+    Carried(usize),
+}
+
+struct Column {
+    source: Source,
+    coercion: Option<Coercion>,
+}
+
+/// Turns results into rows of a description.
+pub(crate) struct Rows {
+    columns: Vec<Column>,
+    carried: pg_sys::TupleDesc,
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+    carried_values: Vec<Datum>,
+    carried_nulls: Vec<bool>,
+    uses_carried: bool,
+}
+
+/// The description of the carried columns.
+pub(crate) fn carried_desc(layout: &Layout) -> pg_sys::TupleDesc {
+    // SAFETY: one entry a carried column, in the current context.
+    unsafe {
+        let desc = pg_sys::CreateTemplateTupleDesc(layout.carried.len() as i32);
+        for (i, c) in layout.carried.iter().enumerate() {
+            let name = text::c(&c.name);
+            pg_sys::TupleDescInitEntry(desc, i as i16 + 1, name.as_ptr(), Oid::from(c.oid), c.typmod, 0);
+        }
+        desc
+    }
+}
+
+/// The row that results are by themselves: carried columns, then outputs.
+pub(crate) fn natural_desc(layout: &Layout) -> pg_sys::TupleDesc {
+    let carried = layout.carried.len();
+    // SAFETY: one entry a column, in the current context; blessed, so that rows of it can be told apart.
+    unsafe {
+        let desc = pg_sys::CreateTemplateTupleDesc((carried + layout.outputs.len()) as i32);
+        for (i, c) in layout.carried.iter().enumerate() {
+            let name = text::c(&c.name);
+            pg_sys::TupleDescInitEntry(desc, i as i16 + 1, name.as_ptr(), Oid::from(c.oid), c.typmod, 0);
+        }
+        for (i, o) in layout.outputs.iter().enumerate() {
+            let name = text::c(&o.name);
+            pg_sys::TupleDescInitEntry(desc, (carried + i) as i16 + 1, name.as_ptr(), natural_type(o), -1, 0);
+        }
+        pg_sys::BlessTupleDesc(desc)
+    }
+}
+
+impl Rows {
+    /// Matches the columns of a description by name to outputs, then to carried columns. Makes everything in the
+    /// current memory context.
+    pub(crate) fn new(layout: &Layout, desc: pg_sys::TupleDesc) -> Result<Self> {
+        let mut columns = Vec::new();
+        // SAFETY: the description is valid and has so many attributes.
+        let natts = unsafe { (*desc).natts as usize };
+        for i in 0..natts {
+            // SAFETY: i is below natts.
+            let a = unsafe { &*crate::pg::convert::attribute(desc, i) };
+            let name = text::copied(a.attname.data.as_ptr());
+            let output = layout.outputs.iter().position(|o| o.name == name).or_else(|| {
+                // SQL folds unquoted names to lower case, models keep theirs; a carried column comes before a guess.
+                let mut folded = layout.outputs.iter().enumerate().filter(|(_, o)| o.name.to_lowercase() == name.to_lowercase());
+                let taken = layout.carried.iter().any(|c| c.name == name);
+                match (taken, folded.next(), folded.next()) {
+                    (false, Some((place, _)), None) => Some(place),
+                    _ => None,
+                }
+            });
+            if let Some(place) = output {
+                let output = &layout.outputs[place];
+                let natural = natural_type(output);
+                // SAFETY: reads the type cache.
+                let element = unsafe { pg_sys::get_element_type(a.atttypid) };
+                let (source, from) = if matches!(a.atttypid, pg_sys::JSONOID | pg_sys::JSONBOID) && natural != a.atttypid {
+                    (Source::Json(place, a.atttypid == pg_sys::JSONBOID), pg_sys::TEXTOID)
+                } else if output.is_scalar() && element != Oid::INVALID {
+                    // SAFETY: reads the type cache.
+                    (Source::One(place), unsafe { pg_sys::get_array_type(natural) })
+                } else {
+                    (Source::Output(place), natural)
+                };
+                let coercion = if matches!(source, Source::Json(..)) {
+                    None
+                } else {
+                    Coercion::new(&name, from, -1, a.atttypid, a.atttypmod)?
+                };
+                columns.push(Column { source, coercion });
+            } else if let Some(place) = layout.carried.iter().position(|c| c.name == name) {
+                let c = &layout.carried[place];
+                let coercion = Coercion::new(&name, Oid::from(c.oid), c.typmod, a.atttypid, a.atttypmod)?;
+                columns.push(Column { source: Source::Carried(place), coercion });
+            } else {
+                return Err(Error::UnknownColumn {
+                    name,
+                    outputs: layout.outputs.iter().map(|o| o.name.clone()).collect(),
+                    carried: layout.carried.iter().map(|c| c.name.clone()).collect(),
+                });
+            }
+        }
+        let uses_carried = columns.iter().any(|c| matches!(c.source, Source::Carried(_)));
+        Ok(Self {
+            columns,
+            carried: carried_desc(layout),
+            values: vec![Datum::from(0); natts],
+            nulls: vec![true; natts],
+            carried_values: vec![Datum::from(0); layout.carried.len()],
+            carried_nulls: vec![true; layout.carried.len()],
+            uses_carried,
+        })
+    }
+
+    /// Fills `values` and `nulls` for one row of a chunk.
+    fn fill(&mut self, layout: &Layout, chunk: &Chunk<'_>, row: usize, nth: Option<usize>) -> Result<()> {
+        if self.uses_carried {
+            self.open_carried(chunk.carried(row)?);
+        }
+        for (i, column) in self.columns.iter().enumerate() {
+            let mut null = false;
+            let datum = match (&column.source, nth) {
+                (Source::Carried(place), _) => {
+                    null = self.carried_nulls[*place];
+                    self.carried_values[*place]
+                }
+                (_, None) => {
+                    null = true;
+                    Datum::from(0)
+                }
+                (Source::Output(place), Some(nth)) => natural(&layout.outputs[*place], chunk, *place, nth)?,
+                (Source::Json(place, binary), Some(nth)) => {
+                    let json = output_json(&layout.outputs[*place], chunk, *place, nth)?.to_string();
+                    // json is text that is JSON; jsonb is made of it.
+                    if *binary { jsonb(&json) } else { text::datum(&json) }
+                }
+                (Source::One(place), Some(nth)) => {
+                    let output = &layout.outputs[*place];
+                    let OutputRow::Tensor { element, .. } = &output.row else { continue };
+                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?, *element);
+                    array(&mut [value], &mut [false], &[1], scalar_type(*element))?
+                }
+            };
+            self.values[i] = match &column.coercion {
+                Some(c) => c.apply(datum, &mut null),
+                None => datum,
+            };
+            self.nulls[i] = null;
+        }
+        Ok(())
+    }
+
+    /// Takes the carried columns of a row apart.
+    fn open_carried(&mut self, bytes: Option<&[u8]>) {
+        let Some(bytes) = bytes.filter(|b| !b.is_empty()) else {
+            self.carried_nulls.fill(true);
+            return;
+        };
+        // SAFETY: the bytes are a minimal tuple that heap_form_minimal_tuple made with the same description; the copy
+        // is aligned and lives in the current, per-row context. A minimal tuple lies MINIMAL_TUPLE_OFFSET behind the
+        // start of the heap tuple that it stands for (access/htup_details.h).
+        unsafe {
+            let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            let offset = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2)
+                - std::mem::offset_of!(pg_sys::MinimalTupleData, t_infomask2);
+            let mut tuple = pg_sys::HeapTupleData {
+                t_len: (bytes.len() + offset) as u32,
+                t_data: copy.wrapping_sub(offset).cast(),
+                ..Default::default()
+            };
+            pg_sys::heap_deform_tuple(
+                &raw mut tuple,
+                self.carried,
+                self.carried_values.as_mut_ptr(),
+                self.carried_nulls.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// Calls `f` with the values and nulls of every row, each in a memory context that is reset after it.
+    pub(crate) fn each(&mut self, results: &Results, mut f: impl FnMut(&mut [Datum], &mut [bool]) -> Result<()>) -> Result<()> {
+        let home = crate::pg::memory::Private::new(c"pg_predict row");
+        let layout = std::sync::Arc::clone(&results.layout);
+        results.each(|bytes| {
+            let chunk = Chunk::parse(bytes)?;
+            let mut nth = 0;
+            for row in 0..chunk.rows() {
+                let ran = chunk.ran(row);
+                crate::pg::memory::within(home.context(), || {
+                    self.fill(&layout, &chunk, row, ran.then_some(nth))?;
+                    f(&mut self.values, &mut self.nulls)
+                })?;
+                nth += usize::from(ran);
+                // SAFETY: the row has been taken.
+                unsafe { pg_sys::MemoryContextReset(home.context()) };
+            }
+            crate::pg::sessions::check_interrupts();
+            Ok(())
+        })
+    }
+}
+
+/// Every row as a composite value of the natural description, turned to JSON text by PostgreSQL.
+pub(crate) fn json_rows(results: &Results, mut f: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let desc = natural_desc(&results.layout);
+    let mut rows = Rows::new(&results.layout, desc)?;
+    rows.each(results, |values, nulls| {
+        // SAFETY: the values match the description; row_to_json takes a composite datum and returns text.
+        let json = unsafe {
+            let tuple = pg_sys::heap_form_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let composite = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
+            let json = pgrx::direct_function_call_as_datum(pg_sys::row_to_json, &[Some(composite)]);
+            pg_sys::heap_freetuple(tuple);
+            json
+        };
+        f(&json.map_or(Ok(std::borrow::Cow::Borrowed("null")), text::text)?)
+    })
+}
+
+/// Puts every row into a tuplestore.
+pub(crate) fn store(results: &Results, desc: pg_sys::TupleDesc, store: *mut pg_sys::Tuplestorestate) -> Result<()> {
+    let mut rows = Rows::new(&results.layout, desc)?;
+    rows.each(results, |values, nulls| {
+        // SAFETY: the values match the description; the store copies them.
+        unsafe { pg_sys::tuplestore_putvalues(store, desc, values.as_mut_ptr(), nulls.as_mut_ptr()) };
+        Ok(())
+    })
+}
+
+/// Calls `f` for every row with its chunk, its place among the rows that were run, and its carried values.
+pub(crate) fn each_carried(
+    results: &Results,
+    mut f: impl FnMut(&Chunk<'_>, Option<usize>, &[Datum], &[bool]) -> Result<()>,
+) -> Result<()> {
+    let layout = &results.layout;
+    let mut rows = Rows {
+        columns: Vec::new(),
+        carried: carried_desc(layout),
+        values: Vec::new(),
+        nulls: Vec::new(),
+        carried_values: vec![Datum::from(0); layout.carried.len()],
+        carried_nulls: vec![true; layout.carried.len()],
+        uses_carried: true,
+    };
+    let home = crate::pg::memory::Private::new(c"pg_predict row");
+    results.each(|bytes| {
+        let chunk = Chunk::parse(bytes)?;
+        let mut nth = 0;
+        for row in 0..chunk.rows() {
+            let ran = chunk.ran(row);
+            crate::pg::memory::within(home.context(), || {
+                rows.open_carried(chunk.carried(row)?);
+                f(&chunk, ran.then_some(nth), &rows.carried_values, &rows.carried_nulls)
+            })?;
+            nth += usize::from(ran);
+            // SAFETY: the row has been taken.
+            unsafe { pg_sys::MemoryContextReset(home.context()) };
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,24 @@
+//! PostgreSQL plumbing: the one place, with `scan/`, for hand-written `unsafe`.
+//!
+//! Turns datums into tensors and results into datums, keeps call-site state in memory contexts, waits for the inference
+//! thread while honouring interrupts. It knows the engine and no registry. No raw pointer leaves this room except to
+//! `scan/`.
+
+pub(crate) mod call;
+pub(crate) mod convert;
+pub(crate) mod emit;
+pub(crate) mod expanded;
+pub(crate) mod memory;
+pub(crate) mod owner;
+pub(crate) mod planner;
+pub(crate) mod probe;
+pub(crate) mod results;
+pub(crate) mod sessions;
+pub(crate) mod setting;
+pub(crate) mod site;
+pub(crate) mod sql;
+pub(crate) mod text;
+pub(crate) mod exchange;
+pub(crate) mod portable;
+pub(crate) mod snapshot;
+pub(crate) mod srf;

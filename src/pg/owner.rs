@@ -1,0 +1,73 @@
+//! Roles: who is calling, what the caller may do, and acting as the registry's owner for a moment.
+
+use pgrx::pg_sys::{self, Oid};
+
+/// The role whose privileges the query has.
+pub(crate) fn caller() -> Oid {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The name of a role.
+pub(crate) fn role_name(role: Oid) -> String {
+    // SAFETY: returns a palloc'd name, or raises for a role that is gone.
+    crate::pg::text::copied(unsafe { pg_sys::GetUserNameFromId(role, false) })
+}
+
+/// The role with this name; `public` is the role of everybody, 0.
+pub(crate) fn role_named(name: &str) -> Option<Oid> {
+    if name.eq_ignore_ascii_case("public") {
+        return Some(Oid::INVALID);
+    }
+    let name = crate::pg::text::c(name);
+    // SAFETY: looks a name up and returns 0 where there is none.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != Oid::INVALID).then_some(role)
+}
+
+/// Whether the caller has the privileges of a role; everybody has those of `public`. True for superusers.
+pub(crate) fn caller_is(role: Oid) -> bool {
+    // SAFETY: reads the role cache.
+    role == Oid::INVALID || unsafe { pg_sys::has_privs_of_role(caller(), role) }
+}
+
+/// Whether the caller is a superuser.
+pub(crate) fn caller_is_superuser() -> bool {
+    // SAFETY: reads the role cache.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Whether the caller may read files of the server.
+pub(crate) fn caller_reads_files() -> bool {
+    caller_is(pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES))
+}
+
+/// Runs `work` as the owner of the registry's tables, with a search path that nobody else can write to, and restores
+/// the caller, on a panic too; after an error PostgreSQL restores it as well.
+pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: these were in force when the work began.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
+        }
+    }
+    let (mut user, mut context) = (Oid::INVALID, 0);
+    // SAFETY: looks up the schema's owner in the catalog; the flag keeps the work from changing the session.
+    let _restore = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::NAMESPACEOID as i32, schema.into());
+        let owner = if tuple.is_null() {
+            caller()
+        } else {
+            let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_namespace>();
+            let owner = (*form).nspowner;
+            pg_sys::ReleaseSysCache(tuple);
+            owner
+        };
+        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        Restore(user, context)
+    };
+    work()
+}

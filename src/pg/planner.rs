@@ -1,0 +1,184 @@
+//! The planner's help: `predictions((SELECT predict_batch(..) ..))` is planned with a handle.
+//!
+//! The support function of `predictions` sees its argument before planning. Where that is a sub-select of one
+//! `predict_batch`, both are exchanged for their forms that pass a handle, and the names of the column definition list
+//! are passed along, so that only what will be read is carried. Anything else is left as it is, and right as well.
+
+use pgrx::pg_sys::{self, Datum, Node, NodeTag, Oid};
+
+use crate::error::Result;
+use crate::pg::call::Call;
+use crate::pg::text;
+
+/// The members of a list of pointers.
+fn members<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: a List has `length` cells; callers say what they point to.
+    unsafe { (0..(*list).length as usize).map(|i| (*(*list).elements.add(i)).ptr_value.cast::<T>()).collect() }
+}
+
+fn is(node: *const Node, tag: NodeTag) -> bool {
+    // SAFETY: every node begins with its tag.
+    !node.is_null() && unsafe { (*node).type_ } == tag
+}
+
+/// A function of the schema `predict`.
+fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
+    // SAFETY: looks up a qualified name; 0 where there is none.
+    unsafe {
+        let mut list = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"predict".as_ptr().cast_mut()).cast());
+        list = pg_sys::lappend(list, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
+        pg_sys::LookupFuncName(list, types.len() as i32, types.as_ptr(), true)
+    }
+}
+
+/// Whether this is the aggregate that users call: by its name and the schema of the type that it returns.
+fn is_predict_batch(aggregate: &pg_sys::Aggref, batch: Oid) -> bool {
+    // SAFETY: reads the function cache.
+    let name = unsafe { pg_sys::get_func_name(aggregate.aggfnoid) };
+    aggregate.aggtype == batch && !name.is_null() && text::copied(name) == "predict_batch"
+}
+
+/// The column definition list that a call of `predictions` in FROM has: the names, as a constant of type text[].
+fn definition(root: *mut pg_sys::PlannerInfo, call: *mut pg_sys::FuncExpr) -> *mut pg_sys::Const {
+    let mut names: Vec<Option<Vec<String>>> = Vec::new();
+    // SAFETY: walks the range table of the query being planned; node types are checked by kind.
+    unsafe {
+        if !root.is_null() {
+            for rte in members::<pg_sys::RangeTblEntry>((*(*root).parse).rtable) {
+                if (*rte).rtekind != pg_sys::RTEKind::RTE_FUNCTION {
+                    continue;
+                }
+                for f in members::<pg_sys::RangeTblFunction>((*rte).functions) {
+                    let e = (*f).funcexpr.cast::<pg_sys::FuncExpr>();
+                    if !is(e.cast(), NodeTag::T_FuncExpr) || (*e).funcid != (*call).funcid {
+                        continue;
+                    }
+                    let list = (*f).funccolnames;
+                    let own = pg_sys::equal(e.cast(), call.cast());
+                    let columns = (!list.is_null()).then(|| {
+                        members::<pg_sys::String>(list).into_iter().map(|n| text::copied((*n).sval)).collect()
+                    });
+                    if own {
+                        names = vec![columns];
+                        break;
+                    }
+                    names.push(columns);
+                }
+            }
+        }
+        // Where several calls could be meant, none is.
+        let columns = match names.as_slice() {
+            [Some(columns)] => Some(columns),
+            _ => None,
+        };
+        let value = match columns {
+            None => Datum::from(0),
+            Some(columns) => {
+                let mut datums: Vec<Datum> = columns.iter().map(|c| text::datum(c)).collect();
+                let mut nulls = vec![false; datums.len()];
+                let count = datums.len();
+                match crate::pg::emit::array(&mut datums, &mut nulls, &[count], pg_sys::TEXTOID) {
+                    Ok(d) => d,
+                    Err(_) => Datum::from(0),
+                }
+            }
+        };
+        pg_sys::makeConst(
+            pg_sys::TEXTARRAYOID,
+            -1,
+            pg_sys::DEFAULT_COLLATION_OID,
+            -1,
+            value,
+            value.value() == 0,
+            false,
+        )
+    }
+}
+
+/// The support function of `predictions`.
+pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
+    // A null pointer, not an SQL NULL, says that there is nothing to put in its place.
+    let nothing = Ok(Some(Datum::null()));
+    let Some(request) = call.argument(0) else { return nothing };
+    let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
+    // SAFETY: the planner passes a request node; nodes are copied before they are changed.
+    unsafe {
+        if !is(request.cast(), NodeTag::T_SupportRequestSimplify) {
+            return nothing;
+        }
+        let outer = (*request).fcall;
+        let [argument] = members::<Node>((*outer).args)[..] else { return nothing };
+        if !is(argument, NodeTag::T_SubLink) {
+            return nothing;
+        }
+        let batch = pg_sys::exprType(argument);
+        let sublink = pg_sys::copyObjectImpl(argument.cast()).cast::<pg_sys::SubLink>();
+        if (*sublink).subLinkType != pg_sys::SubLinkType::EXPR_SUBLINK || !is((*sublink).subselect, NodeTag::T_Query) {
+            return nothing;
+        }
+        let query = (*sublink).subselect.cast::<pg_sys::Query>();
+        // A set operation takes its type from its arms.
+        if !(*query).setOperations.is_null() {
+            return nothing;
+        }
+        let [target] = members::<pg_sys::TargetEntry>((*query).targetList)[..] else { return nothing };
+        let aggregate = (*target).expr.cast::<pg_sys::Aggref>();
+        if !is(aggregate.cast(), NodeTag::T_Aggref) || !is_predict_batch(&*aggregate, batch) {
+            return nothing;
+        }
+        // A result that is sorted or made distinct is compared: leave it.
+        if (*target).ressortgroupref != 0 {
+            return nothing;
+        }
+        let stream = function(c"predict_batch_handle", &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::ANYOID]);
+        let handle_type = if stream == Oid::INVALID { Oid::INVALID } else { pg_sys::get_func_rettype(stream) };
+        let reader = function(c"predictions_of_handle", &[handle_type]);
+        if stream == Oid::INVALID || reader == Oid::INVALID {
+            return nothing;
+        }
+
+        // One argument more, after the model: the columns to carry.
+        let columns = definition((*request).root, outer);
+        let mut arguments: *mut pg_sys::List = std::ptr::null_mut();
+        for (i, entry) in members::<pg_sys::TargetEntry>((*aggregate).args).into_iter().enumerate() {
+            (*entry).resno = i as i16 + if i == 0 { 1 } else { 2 };
+            arguments = pg_sys::lappend(arguments, entry.cast());
+            if i == 0 {
+                let entry = pg_sys::makeTargetEntry(columns.cast(), 2, std::ptr::null_mut(), false);
+                arguments = pg_sys::lappend(arguments, entry.cast());
+            }
+        }
+        // DISTINCT needs an entry for every argument; with one it is left alone.
+        if !(*aggregate).aggdistinct.is_null() {
+            return nothing;
+        }
+        let mut types: *mut pg_sys::List = std::ptr::null_mut();
+        let old = (*aggregate).aggargtypes;
+        for i in 0..(*old).length as usize {
+            types = pg_sys::lappend_oid(types, (*(*old).elements.add(i)).oid_value);
+            if i == 0 {
+                types = pg_sys::lappend_oid(types, pg_sys::TEXTARRAYOID);
+            }
+        }
+        (*aggregate).aggfnoid = stream;
+        (*aggregate).aggtype = handle_type;
+        (*aggregate).args = arguments;
+        (*aggregate).aggargtypes = types;
+
+        let inner = pg_sys::lappend(std::ptr::null_mut(), sublink.cast());
+        let new = pg_sys::makeFuncExpr(
+            reader,
+            (*outer).funcresulttype,
+            inner,
+            (*outer).funccollid,
+            (*outer).inputcollid,
+            (*outer).funcformat,
+        );
+        (*new).funcretset = true;
+        (*new).location = (*outer).location;
+        Ok(Some(Datum::from(new)))
+    }
+}

@@ -1,0 +1,110 @@
+//! The sessions of this backend: loading one without blocking the server, and leaving the process while one runs.
+//!
+//! A load, its hash check too, runs on a thread of its own, so that a cancel need not wait for it. A process must not
+//! run ONNX Runtime's static destructors while a thread is inside it, and a backend that is told to go must not wait for
+//! a long run: such a process ends without them.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use pg_predict_engine::cache::{Cache, Key};
+use pg_predict_engine::device::Device;
+use pg_predict_engine::pipeline::{Done, Pipeline};
+use pg_predict_engine::session::{Config, Session};
+use pg_predict_engine::threads;
+use pg_predict_engine::version::Version;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result, of_model};
+use crate::guc;
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::default();
+}
+
+/// How long a wait lasts before interrupts are looked at.
+const TICK: Duration = Duration::from_millis(10);
+
+static EXIT_CODE: AtomicI32 = AtomicI32::new(0);
+
+/// Notes the code that the process will end with.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_exit(code: i32, _argument: pg_sys::Datum) {
+    EXIT_CODE.store(code, Ordering::Relaxed);
+}
+
+/// Runs after all that PostgreSQL does at exit, and before ONNX Runtime's static destructors.
+extern "C" fn leave() {
+    if threads::inside() > 0 {
+        // SAFETY: ends the process without running the destructors that the other thread would fall over.
+        unsafe { libc::_exit(EXIT_CODE.load(Ordering::Relaxed)) };
+    }
+}
+
+/// Makes sure that the process can end at any time. Once, at the first use of ONNX Runtime.
+fn prepare_exit() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: registers two functions that stay where they are: the library is never unloaded.
+        unsafe {
+            pg_sys::on_proc_exit(Some(note_exit), pg_sys::Datum::from(0));
+            libc::atexit(leave);
+        }
+    });
+}
+
+/// Raises what is pending: cancel, terminate, timeout.
+pub(crate) fn check_interrupts() {
+    pg_sys::check_for_interrupts!();
+}
+
+/// The session of a version: from the cache, or loaded from the bytes that `fetch` reads.
+pub(crate) fn open(version: &Version, fetch: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<Session>> {
+    let device = guc::device().or(version.options.device).unwrap_or(Device::Cpu);
+    let threads = guc::threads().or(version.options.threads).unwrap_or(1);
+    let key = Key { hash: version.hash, device, threads };
+    if let Some(session) = CACHE.with_borrow_mut(|c| c.get(&key)) {
+        return Ok(session);
+    }
+    let label = version.label();
+    let limit = guc::session_cache_size();
+    let bytes = version.signature.session_bytes;
+    CACHE.with_borrow_mut(|c| c.make_room(bytes, limit)).map_err(of_model(&label))?;
+    let model = fetch()?;
+    let config = Config { library: guc::onnxruntime_library(), device, threads, session_bytes: bytes };
+    let hash = version.hash;
+    // The library's exit handlers are registered when it is loaded; ours must run before them, so come after.
+    let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(model, &hash, &config))?)
+        .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
+    prepare_exit();
+    let session = Arc::new(loaded.map_err(of_model(&label))?);
+    if let Some(reason) = session.fallback() {
+        crate::error::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));
+    }
+    CACHE.with_borrow_mut(|c| c.insert(key, Arc::clone(&session)));
+    Ok(session)
+}
+
+/// Waits for a thread's answer, looking at interrupts; none when the thread panicked.
+pub(crate) fn wait<T>(answer: std::sync::mpsc::Receiver<T>) -> Option<T> {
+    loop {
+        match answer.recv_timeout(TICK) {
+            Ok(value) => return Some(value),
+            Err(RecvTimeoutError::Timeout) => check_interrupts(),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+/// Waits for the batch under way, looking at interrupts.
+pub(crate) fn collect(pipeline: &mut Pipeline) -> Result<Done> {
+    loop {
+        if let Some(done) = pipeline.collect(TICK).map_err(Error::from)? {
+            return Ok(done);
+        }
+        check_interrupts();
+    }
+}

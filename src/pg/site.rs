@@ -1,0 +1,364 @@
+//! The call site: what every row of one call in one query shares, and the groups of rows that it scores.
+//!
+//! A site holds the session, the inference thread and the binding; it lives as long as the query. A group holds the rows
+//! of one aggregate group that wait for their batch, and the results so far. One batch of a site is under way at a time;
+//! its results go to the group that it came from, in the order in which the rows came.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pg_predict_engine::batch::{Batch, Keys, Maps, Values};
+use pg_predict_engine::chunk::{self, Rows};
+use pg_predict_engine::pipeline::{Pipeline, Work};
+use pg_predict_engine::reference::Selection;
+use pg_predict_engine::session::Session;
+use pg_predict_engine::signature::{Output, OutputRow};
+use pg_predict_engine::tensor::{Column, ElementType, Strings};
+use pg_predict_engine::version::Version;
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result, of_model};
+use crate::guc;
+use crate::pg::call::Call;
+use crate::pg::convert::{Binding, Carried};
+use crate::pg::results::{Layout, Results};
+use crate::pg::sessions;
+
+/// Runs that take less than this may keep the backend's own thread, in microseconds.
+const SHORT_RUN: f64 = 2000.0;
+/// Room for so many rows is made at first; it doubles.
+const FIRST_ROWS: usize = 64;
+
+/// What the rows of one call share.
+pub(crate) struct Site {
+    version: Arc<Version>,
+    label: String,
+    pipeline: Pipeline,
+    outputs: Vec<Output>,
+    selection: Selection,
+    binding: Option<Binding>,
+    layout: Option<Arc<Layout>>,
+    batch_size: usize,
+    max_bytes: usize,
+    /// Rows under way, and whose they are.
+    under_way: Option<(Rows, Rc<RefCell<Results>>)>,
+    /// Buffers to be used again.
+    spare: Vec<(Batch, Rows)>,
+    /// Bytes that wait in groups other than the one being filled.
+    waiting: usize,
+    context: pg_sys::MemoryContext,
+}
+
+impl Site {
+    /// Makes the site of a call. `only_selected`: the other outputs are not wanted.
+    pub(crate) fn new(
+        version: Arc<Version>,
+        selection: Selection,
+        only_selected: bool,
+        session: Arc<Session>,
+        context: pg_sys::MemoryContext,
+    ) -> Result<Self> {
+        let signature = Arc::new(version.signature.clone());
+        let wanted: Vec<bool> =
+            (0..signature.outputs.len()).map(|i| !only_selected || i == selection.output).collect();
+        let outputs: Vec<Output> =
+            signature.outputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
+        let selection =
+            Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
+        let label = version.label();
+        let work = Work { session, signature, wanted: wanted.into() };
+        Ok(Self {
+            batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
+            max_bytes: guc::max_batch_memory(),
+            pipeline: Pipeline::new(work).map_err(of_model(&label))?,
+            version,
+            label,
+            outputs,
+            selection,
+            binding: None,
+            layout: None,
+            under_way: None,
+            spare: Vec::new(),
+            waiting: 0,
+            context,
+        })
+    }
+
+    /// What its results consist of.
+    fn layout(&mut self) -> Arc<Layout> {
+        if let Some(layout) = &self.layout {
+            return Arc::clone(layout);
+        }
+        let carried: Vec<Carried> = self.binding.as_ref().map(|b| b.carried().to_vec()).unwrap_or_default();
+        let bound = self.binding.is_some();
+        let layout = Arc::new(Layout {
+            model: self.version.model.clone(),
+            version: self.version.number,
+            outputs: self.outputs.clone(),
+            selected: self.selection.output,
+            element: self.selection.element.as_ref().map(Into::into),
+            carried,
+        });
+        // Before the first row that tells its type, the layout is not final.
+        if bound {
+            self.layout = Some(Arc::clone(&layout));
+        }
+        layout
+    }
+
+    /// Binds the call's arguments at the first row that tells their types. `columns`: which columns are carried, where
+    /// the reader is known.
+    pub(crate) fn bind(&mut self, call: &Call, first: usize, columns: Option<&[String]>) -> Result<bool> {
+        if self.binding.is_none() {
+            self.binding = Binding::new(&self.version, call, first, columns, self.context)?;
+        }
+        Ok(self.binding.is_some())
+    }
+
+    /// Puts a chunk of results where it belongs.
+    fn finish(&self, rows: &Rows, values: &[Values], results: &Rc<RefCell<Results>>, call: &Call) -> Result<()> {
+        let chunk = chunk::encode(rows, values).map_err(of_model(&self.label))?;
+        results.borrow_mut().push(chunk, call)
+    }
+
+    /// Waits for the batch under way, if there is one, and keeps its results.
+    pub(crate) fn collect(&mut self, call: &Call) -> Result<()> {
+        let Some((mut rows, results)) = self.under_way.take() else { return Ok(()) };
+        let mut done = sessions::collect(&mut self.pipeline)?;
+        let values = done.result.map_err(of_model(&self.label))?;
+        self.finish(&rows, &values, &results, call)?;
+        rows.clear();
+        done.batch.clear();
+        self.spare.push((done.batch, rows));
+        Ok(())
+    }
+
+    /// Sends the rows of a group on their way.
+    fn submit(&mut self, group: &mut Group, call: &Call) -> Result<()> {
+        if group.rows.ran.is_empty() {
+            return Ok(());
+        }
+        // Results keep the order of rows: what came before comes first.
+        self.collect(call)?;
+        let layout = self.layout();
+        let results = Rc::clone(group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout)))));
+        if group.batch.rows == 0 {
+            // All of them are NULL: there is nothing to run.
+            let empty: Vec<Values> = self.outputs.iter().map(no_values).collect();
+            self.finish(&group.rows, &empty, &results, call)?;
+            group.rows.clear();
+            group.batch.clear();
+            return Ok(());
+        }
+        let (batch, rows) = self.spare.pop().unwrap_or_default();
+        let batch = if batch.columns.is_empty() {
+            self.binding.as_ref().map(Binding::batch).unwrap_or_default()
+        } else {
+            batch
+        };
+        let full = std::mem::replace(&mut group.batch, batch);
+        let rows = std::mem::replace(&mut group.rows, rows);
+        group.room = 0;
+        self.pipeline.submit(full).map_err(of_model(&self.label))?;
+        self.under_way = Some((rows, results));
+        if !guc::pipeline() {
+            self.collect(call)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a batch at once and returns its encoded results: for plain calls.
+    pub(crate) fn run_now(&mut self, group: &mut Group) -> Result<Vec<u8>> {
+        let values: Vec<Values> = if group.batch.rows == 0 {
+            self.outputs.iter().map(no_values).collect()
+        } else if self.version.signature.verified && self.version.signature.single_micros < SHORT_RUN {
+            self.pipeline.run_here(&group.batch).map_err(of_model(&self.label))?
+        } else {
+            self.pipeline.submit(std::mem::take(&mut group.batch)).map_err(of_model(&self.label))?;
+            let done = sessions::collect(&mut self.pipeline)?;
+            group.batch = done.batch;
+            done.result.map_err(of_model(&self.label))?
+        };
+        let chunk = chunk::encode(&group.rows, &values).map_err(of_model(&self.label))?;
+        group.batch.clear();
+        group.rows.clear();
+        Ok(chunk)
+    }
+
+    /// The layout of plain calls' results.
+    pub(crate) fn plain_layout(&mut self) -> Arc<Layout> {
+        self.layout()
+    }
+}
+
+/// An output of no rows.
+pub(crate) fn no_values(output: &Output) -> Values {
+    match &output.row {
+        OutputRow::Tensor { element, shape } => {
+            Values::Tensor { width: shape.iter().product(), data: Column::new(*element) }
+        }
+        OutputRow::Map { key: ElementType::String } => {
+            Values::Maps(Maps { keys: Keys::Text(Strings::default()), ..Maps::default() })
+        }
+        OutputRow::Map { .. } => Values::Maps(Maps::default()),
+    }
+}
+
+/// The rows of one aggregate group: those that wait for a batch, and the results of those before.
+pub(crate) struct Group {
+    /// None for what a worker sent: results only.
+    site: Option<Rc<RefCell<Site>>>,
+    /// The model reference, as bytes: it must stay the same.
+    reference: Vec<u8>,
+    reference_at: *const u8,
+    batch: Batch,
+    rows: Rows,
+    /// Rows that the buffers have room for.
+    room: usize,
+    /// Rows that came before the first that told the row type; all NULL.
+    unbound: usize,
+    bound: bool,
+    results: Option<Rc<RefCell<Results>>>,
+    noted: usize,
+}
+
+impl Group {
+    /// A group without rows.
+    pub(crate) fn new(site: Option<Rc<RefCell<Site>>>, reference: &[u8]) -> Self {
+        Self {
+            site,
+            reference: reference.to_vec(),
+            reference_at: std::ptr::null(),
+            batch: Batch::default(),
+            rows: Rows::default(),
+            room: 0,
+            unbound: 0,
+            bound: false,
+            results: None,
+            noted: 0,
+        }
+    }
+
+    /// A group that holds results only: what a worker sent.
+    pub(crate) fn of_results(results: Results) -> Self {
+        let mut group = Self::new(None, &[]);
+        group.results = Some(Rc::new(RefCell::new(results)));
+        group
+    }
+
+    /// Checks that a call is for the model that the group began with.
+    #[inline]
+    pub(crate) fn check_reference(&mut self, datum: pg_sys::Datum) -> Result<()> {
+        let at: *const u8 = datum.cast_mut_ptr();
+        // A constant keeps its place; anything else is compared.
+        if std::ptr::eq(at, self.reference_at) {
+            return Ok(());
+        }
+        if crate::pg::text::raw(datum) != self.reference.as_slice() {
+            return Err(Error::ModelChanges {
+                first: String::from_utf8_lossy(&self.reference).into_owned(),
+                then: crate::pg::text::text(datum)?.into_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Trusts that the reference at this place does not change: it is a constant of the query.
+    pub(crate) fn trust_reference(&mut self, datum: pg_sys::Datum) {
+        self.reference_at = datum.cast_mut_ptr();
+    }
+
+    /// Gathers the row of a call; runs a batch when one is full.
+    pub(crate) fn add(&mut self, call: &Call, first: usize, columns: Option<&[String]>) -> Result<()> {
+        let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
+        let mut site = site.borrow_mut();
+        if !self.bound {
+            if !site.bind(call, first, columns)? {
+                self.unbound += 1;
+                return Ok(());
+            }
+            self.bound = true;
+            if let Some(binding) = site.binding.as_mut() {
+                self.batch = binding.batch();
+                for _ in 0..std::mem::take(&mut self.unbound) {
+                    binding.gather_null(&mut self.rows)?;
+                }
+            }
+        }
+        let (limit, max_bytes, waiting) = (site.batch_size, site.max_bytes, site.waiting);
+        let Some(binding) = site.binding.as_mut() else { return Ok(()) };
+        if self.batch.rows >= self.room {
+            let fit = max_bytes / Binding::row_bytes(&self.batch).max(1);
+            let more = self.room.clamp(FIRST_ROWS, 4096).min(limit).min(fit).max(1);
+            binding.reserve(&mut self.batch, more)?;
+            self.room = self.batch.rows + more;
+            // Looked at here and not for every row.
+            let bytes = self.batch.bytes() + self.rows.bytes();
+            site.waiting = (waiting + bytes).saturating_sub(std::mem::replace(&mut self.noted, bytes));
+            if site.waiting > max_bytes && self.batch.rows > 0 {
+                self.flush(&mut site, call)?;
+            }
+        }
+        let Some(binding) = site.binding.as_mut() else { return Ok(()) };
+        binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)?;
+        if self.rows.ran.len() >= limit || self.rows.carried.len() > max_bytes {
+            self.flush(&mut site, call)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, site: &mut Site, call: &Call) -> Result<()> {
+        site.waiting = site.waiting.saturating_sub(std::mem::take(&mut self.noted));
+        site.submit(self, call)
+    }
+
+    /// Gathers the row of a plain call and runs it by itself.
+    pub(crate) fn run_one(&mut self, call: &Call, first: usize) -> Result<Vec<u8>> {
+        let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
+        let mut site = site.borrow_mut();
+        if !site.bind(call, first, Some(&[]))? {
+            // An anonymous row that is NULL: nothing is known of it but that.
+            self.rows.ran.push(false);
+            return site.run_now(self);
+        }
+        if self.batch.columns.is_empty() {
+            self.batch = site.binding.as_ref().map(Binding::batch).unwrap_or_default();
+        }
+        // A failed call leaves its row behind.
+        self.batch.clear();
+        self.rows.clear();
+        if let Some(binding) = site.binding.as_mut() {
+            binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)?;
+        }
+        site.run_now(self)
+    }
+
+    /// Runs what waits, waits for all, and gives the results away.
+    pub(crate) fn complete(&mut self, call: &Call) -> Result<Option<Results>> {
+        if let Some(site) = self.site.clone() {
+            let mut site = site.borrow_mut();
+            // Nothing ever told the row type: nothing is carried.
+            let unbound = self.rows.ran.len() + std::mem::take(&mut self.unbound);
+            self.rows.ran.resize(unbound, false);
+            self.flush(&mut site, call)?;
+            site.collect(call)?;
+        }
+        Ok(self.results.take().map(|r| {
+            let empty = Results::new(Arc::clone(&r.borrow().layout));
+            r.replace(empty)
+        }))
+    }
+
+    /// Appends the results of another group of the same query.
+    pub(crate) fn absorb(&mut self, other: &mut Self, call: &Call) -> Result<()> {
+        let Some(theirs) = other.complete(call)? else { return Ok(()) };
+        let mut ours = match self.complete(call)? {
+            Some(ours) => ours,
+            None => Results::new(Arc::clone(&theirs.layout)),
+        };
+        ours.absorb(&theirs, call)?;
+        self.results = Some(Rc::new(RefCell::new(ours)));
+        Ok(())
+    }
+}

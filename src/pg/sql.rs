@@ -1,0 +1,176 @@
+//! SQL from inside: read-only under the snapshot of the query that asks, or as a writing command of its own.
+//!
+//! Not pgrx's SPI: that decides by itself whether a query is read-only, and a read that takes a snapshot of its own
+//! would see another version than the rest of the statement does, and fail in a parallel worker.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::pg::text;
+
+/// A parameter of a query.
+#[derive(Clone, Copy)]
+pub(crate) enum Value<'a> {
+    Text(&'a str),
+    OptionalText(Option<&'a str>),
+    Int(i32),
+    OptionalInt(Option<i32>),
+    Big(i64),
+    Bytes(&'a [u8]),
+    Oid(Oid),
+}
+
+impl Value<'_> {
+    fn parts(self) -> (Oid, Option<Datum>) {
+        match self {
+            Value::Text(t) => (pg_sys::TEXTOID, Some(text::datum(t))),
+            Value::OptionalText(t) => (pg_sys::TEXTOID, t.map(text::datum)),
+            Value::Int(n) => (pg_sys::INT4OID, Some(n.into())),
+            Value::OptionalInt(n) => (pg_sys::INT4OID, n.map(Datum::from)),
+            Value::Big(n) => (pg_sys::INT8OID, Some(n.into())),
+            Value::Bytes(b) => (pg_sys::BYTEAOID, Some(text::bytes(b))),
+            Value::Oid(o) => (pg_sys::OIDOID, Some(o.into())),
+        }
+    }
+}
+
+/// Whether a query may write.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Mode {
+    Read,
+    Write,
+}
+
+/// A connection to SPI, closed when it goes. On an error PostgreSQL closes it itself.
+struct Connection;
+
+impl Connection {
+    fn open() -> Self {
+        // SAFETY: SPI may be entered anywhere inside a transaction; it raises only when out of memory.
+        unsafe { pg_sys::SPI_connect() };
+        Self
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: closes what `open` opened.
+            unsafe { pg_sys::SPI_finish() };
+        }
+    }
+}
+
+/// One row of a result, read while it is there.
+pub(crate) struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    fn datum(&self, column: usize) -> Option<Datum> {
+        let mut null = true;
+        // SAFETY: the tuple and its descriptor are SPI's of the query under way.
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, column as i32 + 1, &raw mut null) };
+        (!null).then_some(datum)
+    }
+
+    /// A text column, or any through its text form when the query casts it.
+    pub(crate) fn text(&self, column: usize) -> Option<String> {
+        self.datum(column).and_then(|d| text::text(d).ok().map(std::borrow::Cow::into_owned))
+    }
+
+    /// An integer column.
+    pub(crate) fn int(&self, column: usize) -> Option<i32> {
+        self.datum(column).map(|d| d.value() as i32)
+    }
+
+    /// A bigint column.
+    pub(crate) fn big(&self, column: usize) -> Option<i64> {
+        self.datum(column).map(|d| d.value() as i64)
+    }
+
+    /// A bytea column.
+    pub(crate) fn bytes<T>(&self, column: usize, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.datum(column).map(|d| read(text::varlena(d)))
+    }
+
+    /// An oid column.
+    pub(crate) fn oid(&self, column: usize) -> Option<Oid> {
+        self.datum(column).map(|d| Oid::from(d.value() as u32))
+    }
+}
+
+fn parameters(values: &[Value<'_>]) -> (Vec<Oid>, Vec<Datum>, Vec<std::ffi::c_char>) {
+    let mut types = Vec::new();
+    let mut datums = Vec::new();
+    let mut nulls = Vec::new();
+    for value in values {
+        let (oid, datum) = value.parts();
+        types.push(oid);
+        datums.push(datum.unwrap_or(Datum::from(0)));
+        nulls.push(if datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char);
+    }
+    (types, datums, nulls)
+}
+
+/// Calls `each` for every row of the table that SPI holds.
+fn rows(mut each: impl FnMut(&Row)) -> u64 {
+    // SAFETY: after a successful command SPI's globals describe its result, until the next command.
+    unsafe {
+        let table = pg_sys::SPI_tuptable;
+        let processed = pg_sys::SPI_processed;
+        if !table.is_null() {
+            for i in 0..processed as usize {
+                each(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
+            }
+            pg_sys::SPI_freetuptable(table);
+        }
+        processed
+    }
+}
+
+/// Runs one statement and calls `each` for every row; returns how many rows it gave or touched.
+pub(crate) fn run(mode: Mode, statement: &std::ffi::CStr, values: &[Value<'_>], each: impl FnMut(&Row)) -> u64 {
+    let _connection = Connection::open();
+    let (mut types, mut datums, nulls) = parameters(values);
+    // SAFETY: the three arrays have one entry a parameter and outlive the call; errors are raised.
+    unsafe {
+        pg_sys::SPI_execute_with_args(
+            statement.as_ptr(),
+            values.len() as i32,
+            types.as_mut_ptr(),
+            datums.as_mut_ptr(),
+            nulls.as_ptr(),
+            mode == Mode::Read,
+            0,
+        );
+    }
+    rows(each)
+}
+
+/// Runs one reading statement through a cursor, so that large rows are held one at a time.
+pub(crate) fn scan(statement: &std::ffi::CStr, values: &[Value<'_>], mut each: impl FnMut(&Row)) {
+    let _connection = Connection::open();
+    let (mut types, mut datums, nulls) = parameters(values);
+    // SAFETY: as in `run`; the portal is closed below, or by PostgreSQL on an error.
+    unsafe {
+        let portal = pg_sys::SPI_cursor_open_with_args(
+            std::ptr::null(),
+            statement.as_ptr(),
+            values.len() as i32,
+            types.as_mut_ptr(),
+            datums.as_mut_ptr(),
+            nulls.as_ptr(),
+            true,
+            0,
+        );
+        loop {
+            pg_sys::check_for_interrupts!();
+            pg_sys::SPI_cursor_fetch(portal, true, 1);
+            if rows(&mut each) == 0 {
+                break;
+            }
+        }
+        pg_sys::SPI_cursor_close(portal);
+    }
+}

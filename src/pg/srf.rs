@@ -1,0 +1,52 @@
+//! Set-returning calls, filled at once into a tuplestore; and messages that `recv` functions get.
+
+use pgrx::pg_sys::{self, Datum};
+
+use crate::error::{Error, Result};
+use crate::pg::call::Call;
+use crate::pg::results::Results;
+use crate::pg::{emit, memory};
+
+/// Gives the rows of results, typed as the caller declares, or as they are by themselves.
+pub(crate) fn materialize(call: &Call, results: &Results) -> Result<Option<Datum>> {
+    let refuse = || Error::Context { function: "predictions()", reason: "is called where a set cannot be returned" };
+    // SAFETY: the caller of a set-returning function passes a ReturnSetInfo; the store and the description live in the
+    // query's memory, as the protocol of materialised sets asks (utils/fmgr/README).
+    unsafe {
+        let info = (*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+        if info.is_null()
+            || (*info).type_ != pg_sys::NodeTag::T_ReturnSetInfo
+            || (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as i32 == 0
+        {
+            return Err(refuse());
+        }
+        let random = (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random as i32 != 0;
+        let (store, desc) = memory::within((*(*info).econtext).ecxt_per_query_memory, || {
+            let desc = if (*info).expectedDesc.is_null() {
+                emit::natural_desc(&results.layout)
+            } else {
+                pg_sys::CreateTupleDescCopy((*info).expectedDesc)
+            };
+            (pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem), desc)
+        });
+        (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+        (*info).setResult = store;
+        (*info).setDesc = desc;
+        emit::store(results, desc, store)?;
+    }
+    Ok(None)
+}
+
+/// The whole message of a `recv` function, as text.
+pub(crate) fn received_text(call: &Call) -> Result<String> {
+    let Some(message) = call.argument(0) else { return Err(Error::NullArgument { what: "the message" }) };
+    // SAFETY: PostgreSQL passes a StringInfo; everything up to its length is the value.
+    let bytes = unsafe {
+        let message = message.cast_mut_ptr::<pg_sys::StringInfoData>();
+        let left = (*message).len - (*message).cursor;
+        let start = (*message).data.add((*message).cursor as usize).cast::<u8>();
+        (*message).cursor = (*message).len;
+        std::slice::from_raw_parts(start, left as usize)
+    };
+    String::from_utf8(bytes.to_vec()).map_err(|e| Error::BadBatch { reason: e.to_string() })
+}

@@ -1,0 +1,156 @@
+//! Text and bytes in datums, in and out, through the database's encoding.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, c_char};
+
+use pgrx::pg_sys::{self, Datum};
+
+use crate::error::{Error, Result};
+
+/// The content of a variable-length value, fetched and decompressed when it is not inline.
+pub(crate) fn varlena<'a>(datum: Datum) -> &'a [u8] {
+    // SAFETY: callers pass a datum of a variable-length type that is not NULL; what it points to lives for as long as
+    // the row that it came with, and callers read it at once.
+    unsafe {
+        let p = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        std::slice::from_raw_parts(pgrx::varlena::vardata_any(p).cast::<u8>(), pgrx::varlena::varsize_any_exhdr(p))
+    }
+}
+
+/// As `varlena`, without a call where the value is inline.
+#[inline]
+fn varlena_inline<'a>(datum: Datum) -> Option<&'a [u8]> {
+    // SAFETY: as above; only the header is read first.
+    unsafe {
+        let p: *const u8 = datum.cast_mut_ptr();
+        let h = *p;
+        if h == 1 || h & 3 == 2 {
+            None
+        } else if h & 1 == 1 {
+            Some(std::slice::from_raw_parts(p.add(1), usize::from(h >> 1) - 1))
+        } else {
+            let n = (p.cast::<u32>().read_unaligned() >> 2) as usize;
+            Some(std::slice::from_raw_parts(p.add(4), n - 4))
+        }
+    }
+}
+
+fn is_utf8() -> bool {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+fn utf8<'a>(bytes: &'a [u8]) -> Result<Cow<'a, str>> {
+    if !bytes.is_ascii() && !is_utf8() {
+        // SAFETY: the bytes are in the server's encoding; the result is NUL-terminated in the current context.
+        unsafe {
+            let p = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+            if p.cast_const().cast() != bytes.as_ptr() {
+                return Ok(Cow::Owned(CStr::from_ptr(p).to_string_lossy().into_owned()));
+            }
+        }
+    }
+    std::str::from_utf8(bytes)
+        .map(Cow::Borrowed)
+        .map_err(|_| Error::BadBatch { reason: "a text is not in the database's encoding".to_owned() })
+}
+
+/// A text datum.
+pub(crate) fn text<'a>(datum: Datum) -> Result<Cow<'a, str>> {
+    utf8(varlena_inline(datum).unwrap_or_else(|| varlena(datum)))
+}
+
+/// The bytes of a text datum as they are stored: to compare with others.
+pub(crate) fn raw<'a>(datum: Datum) -> &'a [u8] {
+    varlena_inline(datum).unwrap_or_else(|| varlena(datum))
+}
+
+/// A C string datum.
+pub(crate) fn cstring<'a>(datum: Datum) -> Result<Cow<'a, str>> {
+    // SAFETY: callers pass a datum of type cstring or unknown that is not NULL.
+    utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr::<c_char>()) }.to_bytes())
+}
+
+/// A C string of PostgreSQL's, copied.
+pub(crate) fn copied(p: *const c_char) -> String {
+    // SAFETY: callers pass what a PostgreSQL function returned as a C string.
+    let bytes = unsafe { CStr::from_ptr(p) }.to_bytes();
+    utf8(bytes).map(Cow::into_owned).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// A C string for PostgreSQL; cut at a NUL, which PostgreSQL's texts cannot hold.
+pub(crate) fn c(text: &str) -> CString {
+    let end = text.find('\0').unwrap_or(text.len());
+    CString::new(&text[..end]).unwrap_or_default()
+}
+
+/// A text datum in the current memory context.
+pub(crate) fn datum(text: &str) -> Datum {
+    if is_utf8() || text.is_ascii() {
+        // SAFETY: copies the bytes into a new datum.
+        return unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) }.into();
+    }
+    let text = c(text);
+    // SAFETY: converts a NUL-terminated text and copies it into a new datum.
+    unsafe {
+        let p = pg_sys::pg_any_to_server(text.as_ptr(), text.as_bytes().len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        pg_sys::cstring_to_text(p).into()
+    }
+}
+
+/// A bytea datum in the current memory context.
+pub(crate) fn bytes(content: &[u8]) -> Datum {
+    // SAFETY: allocates header and content, and fills both. palloc raises beyond 1 GB.
+    unsafe {
+        let size = content.len() + 4;
+        let p = pg_sys::palloc(size).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(p.cast(), size as i32);
+        std::ptr::copy_nonoverlapping(content.as_ptr(), p.add(4), content.len());
+        Datum::from(p)
+    }
+}
+
+/// The name of a type, as SQL writes it.
+pub(crate) fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: returns a palloc'd name, "???" for an unknown type.
+    copied(unsafe { pg_sys::format_type_be(oid) })
+}
+
+/// A C string datum in the current memory context.
+pub(crate) fn cstring_datum(text: &str) -> Datum {
+    let text = c(text);
+    // SAFETY: converts and copies a NUL-terminated text.
+    unsafe {
+        let p = pg_sys::pg_any_to_server(text.as_ptr(), text.as_bytes().len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        Datum::from(pg_sys::pstrdup(p))
+    }
+}
+
+/// A jsonb datum as text.
+pub(crate) fn of_jsonb(datum: Datum) -> String {
+    // SAFETY: jsonb_out of a jsonb that is not NULL returns a C string.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(datum)]) }
+        .map_or_else(String::new, |d| copied(d.cast_mut_ptr::<c_char>()))
+}
+
+/// The texts of a text[] datum; NULLs are left out.
+pub(crate) fn array(datum: Datum) -> Result<Vec<String>> {
+    let mut values: *mut Datum = std::ptr::null_mut();
+    let mut nulls: *mut bool = std::ptr::null_mut();
+    let mut n = 0;
+    // SAFETY: takes apart a text[] that is not NULL; both arrays have n entries.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as c_char,
+            &raw mut values,
+            &raw mut nulls,
+            &raw mut n,
+        );
+        (0..n as usize).filter(|i| !*nulls.add(*i)).map(|i| text(*values.add(i)).map(Cow::into_owned)).collect()
+    }
+}

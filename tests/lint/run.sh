@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# Shows that lint guards its rules: each is broken once in a copy of the sources, and lint has to name the file, the line and
+# the rule. It has to let through what only looks like a break, and the sources as they are.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+passed=0
+failed=0
+
+# A fresh copy of all that lint looks at.
+copy() {
+    rm -rf "$WORK/tree"
+    mkdir "$WORK/tree"
+    cp -r Cargo.toml Cargo.lock rust-toolchain.toml rustfmt.toml clippy.toml src "$WORK/tree/"
+    for part in .cargo pg_predict.control sql benches; do
+        [ ! -e "$part" ] || cp -r "$part" "$WORK/tree/"
+    done
+}
+
+verdict() {
+    if [ "$1" = ok ]; then
+        passed=$((passed + 1))
+        echo "ok      $2"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $2"
+        sed 's/^/        /' "$WORK/output"
+    fi
+}
+
+# A file that is made here opens as it should, so that one rule alone is broken.
+append() {
+    local file=$WORK/tree/$1
+    mkdir -p "$(dirname "$file")"
+    [ -e "$file" ] || echo "//! Made by the test of lint." >"$file"
+    printf '%s\n' "$2" >>"$file"
+    BROKEN=$1:$(wc -l <"$file")
+}
+
+# breaks RULE FILE LINE: lint names the rule at that line of that file.
+breaks() {
+    copy
+    append "$2" "$3"
+    if scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1; then
+        verdict failed "$1: lint let through: $3"
+    elif grep -q "^$BROKEN: $1: " "$WORK/output"; then
+        verdict ok "$1: $3"
+    else
+        verdict failed "$1: lint does not name $BROKEN for: $3"
+    fi
+}
+
+# passes FILE LINE: lint has nothing against that line.
+passes() {
+    copy
+    append "$1" "$2"
+    local status=0
+    scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 || status=$?
+    if [ "$status" -le 1 ] && ! grep -q "^$BROKEN: " "$WORK/output"; then
+        verdict ok "no break: $2"
+    else
+        verdict failed "lint refused what breaks no rule: $2"
+    fi
+}
+
+copy
+if scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1; then
+    verdict ok "the sources as they are"
+else
+    verdict failed "the sources as they are"
+fi
+
+breaks engine-without-pgrx src/engine/tensor.rs 'use pgrx::pg_sys;'
+breaks engine-without-pgrx src/engine/Cargo.toml 'pgrx.workspace = true'
+breaks ort-only-in-session src/engine/cache.rs 'use ort::session::Session;'
+breaks ort-only-in-session src/pg/broken.rs 'fn load() { let _ = ::ort::init(); }'
+breaks ort-only-in-session src/registry.rs 'use {ort::Error as E};'
+breaks unsafe-only-in-pg-and-scan src/registry.rs 'fn read(p: *const u8) -> u8 { unsafe { *p } }'
+breaks unsafe-only-in-pg-and-scan src/api/broken.rs '#[unsafe(no_mangle)] pub extern "C" fn hook() {}'
+breaks unsafe-only-in-pg-and-scan src/engine/broken.rs 'unsafe impl Send for Broken {}'
+breaks safety-notes-stay-on src/pg/broken.rs '#[allow(clippy::undocumented_unsafe_blocks)] fn f() {}'
+breaks sqlstate-only-in-error src/pg/broken.rs 'use pgrx::PgSqlErrorCode as Code;'
+breaks sqlstate-only-in-error src/api/broken.rs 'const MISSING: i32 = ERRCODE_UNDEFINED_OBJECT;'
+breaks no-panic src/registry.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap() }'
+breaks no-panic src/engine/broken.rs 'fn f(x: Option<u8>) -> u8 { x.expect("there is one") }'
+breaks no-panic src/pg/broken.rs 'fn f() { panic!("no") }'
+breaks no-panic src/api/broken.rs 'fn f() { pgrx::error!("no") }'
+breaks no-panic src/stats.rs 'fn f() { todo!() }'
+breaks no-panic src/scan/broken.rs 'fn f() { unimplemented!() }'
+breaks no-panic src/bin/broken.rs '#[cfg(not(test))] fn f(x: Option<u8>) -> u8 { x.unwrap() }'
+breaks names-say-what src/pg/mod.rs 'mod utils { }'
+breaks rooms-look-down src/pg/broken.rs 'use crate::api::predict;'
+breaks rooms-look-down src/pg/broken.rs 'use crate::{error::Error, registry::{self, Model}};'
+breaks rooms-look-down src/registry.rs 'use crate::api::predict;'
+breaks rooms-look-down src/registry.rs 'use super::api;'
+breaks rooms-look-down src/stats.rs 'fn f() { crate::scan::explain::show() }'
+breaks rooms-look-down src/error.rs 'use crate::registry::Model;'
+breaks rooms-look-down src/guc.rs 'use crate::{pg, stats};'
+breaks rooms-look-down src/engine/broken.rs 'use pg_predict::registry;'
+
+# These break a rule in the first line, by their name or by what is missing there.
+for name in src/utils.rs src/pg/common.rs src/engine/helpers.rs src/api/types/batch.rs; do
+    copy
+    append "$name" "fn f() {}"
+    BROKEN=$name:1
+    if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q "^$BROKEN: names-say-what: " "$WORK/output"; then
+        verdict ok "names-say-what: $name"
+    else
+        verdict failed "names-say-what: $name"
+    fi
+done
+copy
+echo 'fn f() {}' >"$WORK/tree/src/pg/silent.rs"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^src/pg/silent.rs:1: opens-with-its-duty: ' "$WORK/output"; then
+    verdict ok "opens-with-its-duty: a file without //!"
+else
+    verdict failed "opens-with-its-duty: a file without //!"
+fi
+copy
+echo 'fn f() {}' >"$WORK/tree/src/broken.rs"
+sed -i '1s|^|//! A room that nobody planned.\n|' "$WORK/tree/src/broken.rs"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^src/broken.rs:1: rooms-look-down: ' "$WORK/output"; then
+    verdict ok "rooms-look-down: a room that nobody planned"
+else
+    verdict failed "rooms-look-down: a room that nobody planned"
+fi
+copy
+sed -i '/^undocumented_unsafe_blocks/d' "$WORK/tree/Cargo.toml"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^Cargo.toml:1: safety-notes-stay-on: ' "$WORK/output"; then
+    verdict ok "safety-notes-stay-on: the lint is gone from Cargo.toml"
+else
+    verdict failed "safety-notes-stay-on: the lint is gone from Cargo.toml"
+fi
+
+passes src/registry.rs '// unsafe, panic!, crate::api and PgSqlErrorCode in a comment'
+passes src/registry.rs '/* ort:: /* and unsafe */ crate::api:: */'
+passes src/registry.rs 'const TEXT: &str = "unsafe { panic!(\"ort::\") } // crate::api::x";'
+passes src/registry.rs "const RAW: &str = r#\"unsafe \" .unwrap() crate::api::\"#; const QUOTE: char = '\"'; fn f<'a>(x: &'a str) -> &'a str { x }"
+passes src/registry.rs '#[cfg(test)] mod tests { fn f(x: Option<u8>) -> u8 { x.unwrap() + x.expect("it") } }'
+passes src/engine/broken.rs '#![deny(unsafe_code)]'
+passes src/registry.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap_or(1) }'
+passes src/registry.rs '#[expect(dead_code)] fn f(effort: u8) { let ort = effort; let _ = report::of(ort); }'
+passes src/pg/broken.rs 'fn f(p: *const u8) -> u8 { unsafe { *p } }'
+passes src/api/broken.rs 'use crate::{error::Error, guc, pg::{convert, text}, registry::Model};'
+passes src/pg/convert/wide.rs 'use super::super::text;'
+
+# The two that are not ours, once each: that lint calls them, with the settings that matter.
+copy
+printf '\npub fn   crooked( ) { }\n' >>"$WORK/tree/src/engine/lib.rs"
+if ! scripts/lint.sh --format "$WORK/tree" >"$WORK/output" 2>&1 && grep -q 'cargo fmt --all' "$WORK/output"; then
+    verdict ok "rustfmt: crooked layout"
+else
+    verdict failed "rustfmt: crooked layout"
+fi
+copy
+printf '\npub fn peek(p: &u8) -> u8 {\n    let p: *const u8 = p;\n    unsafe { *p }\n}\n' >>"$WORK/tree/src/engine/lib.rs"
+if ! scripts/lint.sh --clippy "$WORK/tree" pg_predict_engine >"$WORK/output" 2>&1 && grep -q 'undocumented' "$WORK/output" && grep -q 'missing a safety comment' "$WORK/output"; then
+    verdict ok "clippy: unsafe without a SAFETY note"
+else
+    verdict failed "clippy: unsafe without a SAFETY note"
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
