@@ -21,7 +21,7 @@ CREATE TABLE recommendations (
     PRIMARY KEY (user_id, item_id)
 );
 \set ECHO none
-\set upsert 'INSERT INTO recommendations AS r (user_id, item_id, score, version)\nSELECT p.viewer, p.film, p.score, m.version\nFROM predictions((SELECT predict_batch(''recs'', c) FROM (SELECT *, user_id AS viewer, item_id AS film FROM candidates) c))\n         AS p(viewer integer, film integer, score real),\n     predict.models m WHERE m.name = ''recs'' AND ''default'' = ANY (m.aliases)\nON CONFLICT (user_id, item_id) DO UPDATE SET score = excluded.score, version = excluded.version\n    WHERE (r.score, r.version) IS DISTINCT FROM (excluded.score, excluded.version);'
+\set upsert 'INSERT INTO recommendations AS r (user_id, item_id, score, version)\nSELECT p.user_id, p.item_id, p.score, m.version\nFROM predictions((SELECT predict_batch(''recs'', c) FROM candidates c)) AS p(user_id integer, item_id integer, score real),\n     predict.models m WHERE m.name = ''recs'' AND ''default'' = ANY (m.aliases)\nON CONFLICT (user_id, item_id) DO UPDATE SET score = excluded.score, version = excluded.version\n    WHERE (r.score, r.version) IS DISTINCT FROM (excluded.score, excluded.version);'
 \echo
 \echo 'The first night:'
 \echo

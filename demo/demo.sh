@@ -12,7 +12,7 @@ export PGAPPNAME="pg_predict demo" PGCLIENTENCODING=UTF8
 
 play() {
     "$PG_BIN/psql" -X -q -P pager=off -v models="$ROOT/models" -v generated="$TARGET/models" "$@" ||
-        fail "the demo stopped at the statement above" "Try it by hand: make psql. The server's log: $TARGET/demo/log or $TARGET/state/demo/log"
+        fail "the demo stopped at the statement above" "Try it by hand: make psql. The server is $(scripts/cluster.sh status)."
 }
 
 # One value of the database.

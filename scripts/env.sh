@@ -15,6 +15,9 @@ export CARGO_TARGET_DIR=$TARGET
 export CARGO_TERM_PROGRESS_WHEN=${CARGO_TERM_PROGRESS_WHEN:-auto}
 command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
+# A server that inherits this puts backtraces into the DETAIL of its errors, where a reader or a test expects none.
+unset RUST_BACKTRACE
+
 # The toolchain that rust-toolchain.toml pins. Where it is installed under the name `stable` only, that is used, so that
 # nothing is fetched twice.
 RUST_PIN=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$ROOT/rust-toolchain.toml")

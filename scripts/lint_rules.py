@@ -190,9 +190,13 @@ def check_ort(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def check_unsafe(source: Source) -> Iterator[tuple[int, str]]:
-    """unsafe-only-in-pg-and-scan: hand-written unsafe lives where PostgreSQL's memory is handled."""
+    """unsafe-only-in-pg-and-scan: hand-written unsafe lives where PostgreSQL's memory is handled.
+
+    One block more, in a file of its own: the processor's switch for denormals has no safe form.
+    """
     if source.room not in {"pg", "scan"}:
-        for found in re.finditer(r"\bunsafe\b", source.code):
+        allowed = 1 if source.path.as_posix() == "src/engine/float.rs" else 0
+        for found in list(re.finditer(r"\bunsafe\b", source.code))[allowed:]:
             yield found.start(), "`unsafe` outside src/pg/ and src/scan/"
 
 

@@ -36,7 +36,7 @@ CREATE FUNCTION @extschema@.predictions(batch @extschema@.prediction_batch) RETU
 COMMENT ON FUNCTION @extschema@.predictions(@extschema@.prediction_batch) IS
     'the rows of a batch; columns are matched by name to the model''s outputs, then to the columns carried along';
 CREATE FUNCTION predict.predictions_of_handle(batch predict.batch_handle) RETURNS SETOF record
-    LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 10000 COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_predictions_of_handle';
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 10000 COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_predictions_of_handle';
 
 CREATE FUNCTION predict.to_real(@extschema@.prediction_batch) RETURNS real[]
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_real';

@@ -37,7 +37,13 @@ pub(crate) enum Error {
     /// A model reference changes within one aggregate.
     ModelChanges { first: String, then: String },
     /// Columns that the model needs and the row does not have.
-    MissingColumns { model: String, missing: Vec<String>, given: Vec<String>, several_match: Option<String>, features_hint: bool },
+    MissingColumns {
+        model: String,
+        missing: Vec<String>,
+        given: Vec<String>,
+        several_match: Option<String>,
+        features_hint: bool,
+    },
     /// The number of arguments does not fit.
     Arguments { model: String, given: usize, wanted: String },
     /// A column or argument has a type that does not go into its input.
@@ -113,8 +119,9 @@ fn quoted(names: &[String]) -> String {
     names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// Raises the error.
+/// Raises the error. The one place that does: what unwinds is turned into a PostgreSQL error where SQL called us.
 #[track_caller]
+#[allow(clippy::panic)]
 pub(crate) fn raise(error: Error) -> ! {
     let r = table(error);
     let mut e = ErrorReport::new(r.code, r.message, "pg_predict");

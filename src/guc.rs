@@ -135,7 +135,8 @@ pub(crate) fn max_batch_memory() -> usize {
 
 /// Path of the ONNX Runtime library.
 pub(crate) fn onnxruntime_library() -> String {
-    text(&ONNXRUNTIME_LIBRARY).unwrap_or_else(|| format!("{}/pg_predict/libonnxruntime.so", crate::pg::setting::library_directory()))
+    text(&ONNXRUNTIME_LIBRARY)
+        .unwrap_or_else(|| format!("{}/pg_predict/libonnxruntime.so", crate::pg::setting::library_directory()))
 }
 
 /// Whether the next batch is filled while one runs.

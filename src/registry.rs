@@ -35,6 +35,14 @@ thread_local! {
     static PARSED: RefCell<Vec<Arc<Version>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What the tables say of a reference.
+struct Found {
+    number: Option<i32>,
+    hash: Option<[u8; 32]>,
+    /// Those who may use the model.
+    roles: Vec<Oid>,
+}
+
 /// How many parsed versions are kept.
 const PARSED_KEPT: usize = 64;
 
@@ -45,7 +53,7 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
         VersionRef::Number(n) => (Some(*n), None),
         VersionRef::Alias(a) => (None, Some(a.as_str())),
     };
-    let mut found: Option<(Option<i32>, Option<[u8; 32]>, Vec<Oid>)> = None;
+    let mut found: Option<Found> = None;
     owner::as_registry_owner(|| {
         sql::run(
             Mode::Read,
@@ -57,16 +65,16 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
                WHERE m.name = $1",
             &[Value::Text(&reference.name), Value::OptionalInt(number), Value::OptionalText(alias)],
             |row| {
-                let roles = &mut found
-                    .get_or_insert_with(|| {
-                        (row.int(0), row.bytes(1, |b| b.try_into().ok()).flatten(), Vec::new())
-                    })
-                    .2;
-                roles.extend(row.oid(2));
+                let found = found.get_or_insert_with(|| Found {
+                    number: row.int(0),
+                    hash: row.bytes(1, |b| b.try_into().ok()).flatten(),
+                    roles: Vec::new(),
+                });
+                found.roles.extend(row.oid(2));
             },
         );
     });
-    let Some((number, hash, roles)) = found else { return Err(Error::NoModel { name: reference.name }) };
+    let Some(Found { number, hash, roles }) = found else { return Err(Error::NoModel { name: reference.name }) };
     if !roles.iter().any(|r| owner::caller_is(*r)) && !owner::caller_is_superuser() {
         return Err(Error::NotPermitted { model: reference.name, verb: "use" });
     }
@@ -97,7 +105,8 @@ fn version(model: &str, number: i32, hash: [u8; 32]) -> Result<Arc<Version>> {
             |row| read = row.text(0).zip(row.text(1)),
         );
     });
-    let damaged = |_| Error::from(pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() });
+    let damaged =
+        |_| Error::from(pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() });
     let (signature, options) = read.ok_or(Error::NoVersion { model: model.to_owned(), version: number })?;
     let version = Arc::new(Version {
         model: model.to_owned(),
@@ -121,9 +130,14 @@ pub(crate) fn bytes(version: &Version) -> Result<Vec<u8>> {
     let mut failed = None;
     owner::as_registry_owner(|| {
         let mut size = 0;
-        sql::run(Mode::Read, c"SELECT bytes FROM predict.content WHERE hash = $1", &[Value::Bytes(&version.hash)], |row| {
-            size = usize::try_from(row.big(0).unwrap_or(0)).unwrap_or(0);
-        });
+        sql::run(
+            Mode::Read,
+            c"SELECT bytes FROM predict.content WHERE hash = $1",
+            &[Value::Bytes(&version.hash)],
+            |row| {
+                size = usize::try_from(row.big(0).unwrap_or(0)).unwrap_or(0);
+            },
+        );
         if content.try_reserve_exact(size).is_err() {
             failed = Some(pg_predict_engine::Error::OutOfMemory { what: "the model's bytes".into(), bytes: size });
             return;
@@ -146,7 +160,9 @@ pub(crate) fn bytes(version: &Version) -> Result<Vec<u8>> {
 fn lock_model(name: &str) -> Option<Vec<Oid>> {
     let mut exists = false;
     let mut owners = Vec::new();
-    sql::run(Mode::Write, c"SELECT 1 FROM predict.model WHERE name = $1 FOR UPDATE", &[Value::Text(name)], |_| exists = true);
+    sql::run(Mode::Write, c"SELECT 1 FROM predict.model WHERE name = $1 FOR UPDATE", &[Value::Text(name)], |_| {
+        exists = true
+    });
     sql::run(
         Mode::Write,
         c"SELECT role::oid FROM predict.privilege WHERE model = $1 AND privilege = 'owner'",
@@ -159,7 +175,8 @@ fn lock_model(name: &str) -> Option<Vec<Oid>> {
 /// Locks a model that the caller owns.
 fn own_model(name: &str, verb: &'static str) -> Result<()> {
     // Asked of the caller, before acting as somebody else.
-    let owners = owner::as_registry_owner(|| lock_model(name)).ok_or_else(|| Error::NoModel { name: name.to_owned() })?;
+    let owners =
+        owner::as_registry_owner(|| lock_model(name)).ok_or_else(|| Error::NoModel { name: name.to_owned() })?;
     if owners.iter().any(|r| owner::caller_is(*r)) || owner::caller_is_superuser() {
         Ok(())
     } else {
@@ -261,7 +278,9 @@ fn warn_of(name: &str, signature: &Signature, options: &Options) {
     }
     if let Some(reason) = signature.metadata.get("unverified").and_then(|r| r.as_str()) {
         error::warn(
-            &format!("model \"{name}\" could not be tried on made-up rows: the shapes that it declares are taken as they are"),
+            &format!(
+                "model \"{name}\" could not be tried on made-up rows: the shapes that it declares are taken as they are"
+            ),
             reason,
             "Compare some predictions with known answers.",
         );

@@ -44,7 +44,11 @@ fn transition_handle(call: &Call) -> Result<Option<Datum>> {
 }
 
 /// One row; the row's arguments begin at `first`.
-fn step(call: &Call, first: usize, columns: impl FnOnce(&Call) -> Result<Option<Vec<String>>>) -> Result<Option<Datum>> {
+fn step(
+    call: &Call,
+    first: usize,
+    columns: impl FnOnce(&Call) -> Result<Option<Vec<String>>>,
+) -> Result<Option<Datum>> {
     let Some(reference) = call.argument(1) else { return Err(Error::NullArgument { what: "the model reference" }) };
     let sites = call.site(|| Ok(Sites { sites: Vec::new(), columns: columns(call)? }))?;
     let group = match call.state::<Group>(0) {

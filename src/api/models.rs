@@ -21,7 +21,9 @@ const VOID: Option<Datum> = Some(Datum::null());
 fn options(call: &Call, i: usize) -> Result<serde_json::Value> {
     match call.argument(i) {
         None => Ok(serde_json::json!({})),
-        Some(jsonb) => serde_json::from_str(&text::of_jsonb(jsonb)).map_err(|e| Error::BadBatch { reason: e.to_string() }),
+        Some(jsonb) => {
+            serde_json::from_str(&text::of_jsonb(jsonb)).map_err(|e| Error::BadBatch { reason: e.to_string() })
+        }
     }
 }
 
@@ -58,4 +60,3 @@ fn grant_usage(call: &Call) -> Result<Option<Datum>> {
 fn revoke_usage(call: &Call) -> Result<Option<Datum>> {
     registry::set_usage(&call.text(0, "the model's name")?, &call.text(1, "the role")?, false).map(|()| VOID)
 }
-

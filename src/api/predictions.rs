@@ -88,7 +88,9 @@ fn to_array(
             let ran = chunk.ran(row);
             for i in 0..width {
                 let datum = match ran {
-                    true if layout.element.is_some() || width == 1 => emit::selected(layout, &chunk, nth)?.and_then(convert),
+                    true if layout.element.is_some() || width == 1 => {
+                        emit::selected(layout, &chunk, nth)?.and_then(convert)
+                    }
                     true => convert(chunk.scalar(layout.selected, nth, i)?),
                     false => None,
                 };
@@ -107,7 +109,11 @@ fn to_array(
 /// The shape of what a layout selects of a row; an error where it does not fit the cast.
 fn selected_shape(layout: &Layout, name: &str, accepts: fn(ElementType) -> bool) -> Result<Vec<usize>> {
     let output = &layout.outputs[layout.selected];
-    let refuse = |hint: String| Error::CannotCast { column: output.name.clone(), from: output.describe(), to: format!("{name}. {hint}") };
+    let refuse = |hint: String| Error::CannotCast {
+        column: output.name.clone(),
+        from: output.describe(),
+        to: format!("{name}. {hint}"),
+    };
     match &output.row {
         OutputRow::Tensor { element, shape } if accepts(*element) => {
             Ok(if layout.element.is_some() { vec![] } else { shape.clone() })
@@ -118,15 +124,23 @@ fn selected_shape(layout: &Layout, name: &str, accepts: fn(ElementType) -> bool)
 }
 
 fn to_real(call: &Call) -> Result<Option<Datum>> {
-    to_array(call, "real[]", pg_sys::FLOAT4OID, |e| e != ElementType::String, |s| {
-        emit::number(s).map(|x| Datum::from((x as f32).to_bits()))
-    })
+    to_array(
+        call,
+        "real[]",
+        pg_sys::FLOAT4OID,
+        |e| e != ElementType::String,
+        |s| emit::number(s).map(|x| Datum::from((x as f32).to_bits())),
+    )
 }
 
 fn to_double(call: &Call) -> Result<Option<Datum>> {
-    to_array(call, "float8[]", pg_sys::FLOAT8OID, |e| e != ElementType::String, |s| {
-        emit::number(s).map(|x| Datum::from(x.to_bits()))
-    })
+    to_array(
+        call,
+        "float8[]",
+        pg_sys::FLOAT8OID,
+        |e| e != ElementType::String,
+        |s| emit::number(s).map(|x| Datum::from(x.to_bits())),
+    )
 }
 
 fn to_bigint(call: &Call) -> Result<Option<Datum>> {

@@ -228,7 +228,8 @@ impl<'a> Reader<'a> {
     fn texts(&mut self) -> Result<Texts<'a>> {
         let n = self.u32()?;
         let ends = self.take(4 * n)?;
-        let text = std::str::from_utf8(self.block()?).map_err(|_| Error::Corrupt { what: "text is not UTF-8".into() })?;
+        let text =
+            std::str::from_utf8(self.block()?).map_err(|_| Error::Corrupt { what: "text is not UTF-8".into() })?;
         Ok(Texts { ends, text })
     }
 }

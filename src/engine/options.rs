@@ -85,13 +85,19 @@ impl Options {
         let bad = |key: &str, reason: String| Err(Error::Option { key: key.to_owned(), reason });
         if let Some(features) = &self.features {
             let [input] = signature.inputs.as_slice() else {
-                return bad("features", format!("it is for models with one input, and this one has {}", signature.inputs.len()));
+                return bad(
+                    "features",
+                    format!("it is for models with one input, and this one has {}", signature.inputs.len()),
+                );
             };
             if features.is_empty() {
                 return bad("features", "it names no column".to_owned());
             }
             if let Some(width) = input.width().filter(|w| *w != features.len()) {
-                return bad("features", format!("it names {} columns, and input \"{}\" takes {width}", features.len(), input.name));
+                return bad(
+                    "features",
+                    format!("it names {} columns, and input \"{}\" takes {width}", features.len(), input.name),
+                );
             }
             if let Some(twice) = features.iter().enumerate().find(|(i, f)| features[..*i].contains(f)) {
                 return bad("features", format!("column \"{}\" is named twice", twice.1));
@@ -106,10 +112,16 @@ impl Options {
                 None => signature.inputs.iter().map(|i| i.name.as_str()).collect(),
             };
             if !names.iter().any(|n| n == column) {
-                return bad("defaults", format!("column \"{column}\" is not one that the model takes: {}", names.join(", ")));
+                return bad(
+                    "defaults",
+                    format!("column \"{column}\" is not one that the model takes: {}", names.join(", ")),
+                );
             }
             if !(value.is_number() || value.is_string() || value.is_boolean()) {
-                return bad("defaults", format!("the default of column \"{column}\" is not a number, a text or a boolean"));
+                return bad(
+                    "defaults",
+                    format!("the default of column \"{column}\" is not a number, a text or a boolean"),
+                );
             }
         }
         if let (Some(fixed), Some(_)) = (signature.fixed_rows, self.batch_size) {

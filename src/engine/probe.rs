@@ -194,7 +194,8 @@ impl<'a> Trial<'a> {
         let mut last = Error::Run { reason: String::new() };
         for flavour in 0..3 {
             for &open in &lengths {
-                let mut trial = Self { session, inputs: inputs.to_vec(), fixed_rows, flavour, open, answers: Vec::new() };
+                let mut trial =
+                    Self { session, inputs: inputs.to_vec(), fixed_rows, flavour, open, answers: Vec::new() };
                 match trial.observe() {
                     Ok(()) => return Ok(trial),
                     Err(error @ Error::Run { .. }) => last = error,
@@ -227,7 +228,13 @@ impl<'a> Trial<'a> {
                 let width: usize = shape[1..].iter().product();
                 let n = rows * width;
                 // A small number that differs by row and by place.
-                let seed = |i: usize| if self.flavour == 0 { (i / width.max(1) * 7 + i % width.max(1) * 3) % 10 } else { self.flavour - 1 };
+                let seed = |i: usize| {
+                    if self.flavour == 0 {
+                        (i / width.max(1) * 7 + i % width.max(1) * 3) % 10
+                    } else {
+                        self.flavour - 1
+                    }
+                };
                 let whole = |i: usize| if self.flavour == 0 { (i / width.max(1)) % 2 } else { self.flavour - 1 };
                 macro_rules! make {
                     ($kind:ident, $t:ty) => {

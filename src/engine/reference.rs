@@ -65,7 +65,11 @@ pub fn check_name(name: &str) -> std::result::Result<(), &'static str> {
 /// Says whether a text may name an alias: as for a model, and not a number.
 pub fn check_alias(alias: &str) -> std::result::Result<(), &'static str> {
     check_name(alias)?;
-    if alias.starts_with(|c: char| c.is_ascii_digit()) { Err("it begins with a digit, as version numbers do") } else { Ok(()) }
+    if alias.starts_with(|c: char| c.is_ascii_digit()) {
+        Err("it begins with a digit, as version numbers do")
+    } else {
+        Ok(())
+    }
 }
 
 impl Reference {
@@ -101,10 +105,7 @@ impl Reference {
             return Ok(Selection { output, element: None });
         }
         let unknown = |output: &str| Error::NoOutput { output: output.to_owned(), known: signature.output_names() };
-        let (name, key) = wanted
-            .strip_suffix(']')
-            .and_then(|w| w.split_once('['))
-            .ok_or_else(|| unknown(wanted))?;
+        let (name, key) = wanted.strip_suffix(']').and_then(|w| w.split_once('[')).ok_or_else(|| unknown(wanted))?;
         let output = signature.output(name).ok_or_else(|| unknown(name))?;
         let missing = |known: String| Error::NoElement { output: name.to_owned(), element: key.to_owned(), known };
         let element = match &signature.outputs[output].row {
@@ -116,9 +117,7 @@ impl Reference {
                 }
             }
             OutputRow::Map { key: ElementType::String } => Element::Text(key.to_owned()),
-            OutputRow::Map { .. } => {
-                Element::Integer(key.parse().map_err(|_| missing("integer keys".to_owned()))?)
-            }
+            OutputRow::Map { .. } => Element::Integer(key.parse().map_err(|_| missing("integer keys".to_owned()))?),
         };
         Ok(Selection { output, element: Some(element) })
     }

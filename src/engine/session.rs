@@ -158,7 +158,14 @@ fn device_error(device: Device, reason: String) -> Error {
         DeviceMissing::Provider
     } else if has(&["invalid device ordinal", "Invalid device id", "invalid device_id", "device_id"]) {
         DeviceMissing::Id
-    } else if has(&["libcuda.so", "no CUDA-capable device", "driver version is insufficient", "CUDA failure 100", "CUDA failure 35", "CUDA driver"]) {
+    } else if has(&[
+        "libcuda.so",
+        "no CUDA-capable device",
+        "driver version is insufficient",
+        "CUDA failure 100",
+        "CUDA failure 35",
+        "CUDA driver",
+    ]) {
         DeviceMissing::Driver
     } else if has(&["Failed to load library", "cannot open shared object"]) {
         DeviceMissing::Libraries
@@ -213,9 +220,8 @@ impl Session {
             Err(e) if config.device == Device::Auto && fallback.is_none() => {
                 // The card may be found missing only now.
                 let first = e.message().to_owned();
-                let session = self::builder(config)?
-                    .commit_from_memory(bytes)
-                    .map_err(|e| load_error(e.message().to_owned()))?;
+                let session =
+                    self::builder(config)?.commit_from_memory(bytes).map_err(|e| load_error(e.message().to_owned()))?;
                 fallback = Some(first);
                 session
             }
@@ -330,9 +336,8 @@ impl Session {
             let rows = step.min(batch.rows - at);
             let inputs = tensors(batch, signature, at, rows, step)?;
             let values = without_denormals(|| {
-                let outputs = session
-                    .run_with_options(inputs, &*stop.options)
-                    .map_err(|e| run_error(e.message().to_owned()))?;
+                let outputs =
+                    session.run_with_options(inputs, &*stop.options).map_err(|e| run_error(e.message().to_owned()))?;
                 extract(&outputs, signature, wanted, rows, step)
             })?;
             if out.is_empty() {
@@ -370,7 +375,8 @@ fn unsupported_output(name: &str, kind: &str) -> Error {
 }
 
 fn run_error(reason: String) -> Error {
-    if ["bad_alloc", "Failed to allocate memory", "out of memory", "CUDA failure 2:"].iter().any(|w| reason.contains(w)) {
+    if ["bad_alloc", "Failed to allocate memory", "out of memory", "CUDA failure 2:"].iter().any(|w| reason.contains(w))
+    {
         return Error::OutOfMemory { what: "a run of the model".into(), bytes: 0 };
     }
     Error::Run { reason }
@@ -524,10 +530,8 @@ fn column_of(value: &DynValue, element: ElementType, keep: usize) -> Result<Colu
             let (_, data) = value.try_extract_tensor::<$t>().map_err(failed)?;
             let data = &data[..keep.min(data.len())];
             let mut out: Vec<$t> = Vec::new();
-            out.try_reserve_exact(data.len()).map_err(|_| Error::OutOfMemory {
-                what: "an output".into(),
-                bytes: std::mem::size_of_val(data),
-            })?;
+            out.try_reserve_exact(data.len())
+                .map_err(|_| Error::OutOfMemory { what: "an output".into(), bytes: std::mem::size_of_val(data) })?;
             out.extend_from_slice(data);
             Column::$kind(out)
         }};

@@ -189,7 +189,11 @@ fn writer(oid: Oid, element: ElementType) -> Option<Write> {
 fn write_default(value: &Value, column: &mut Column) -> bool {
     macro_rules! integer {
         ($v:expr, $t:ty) => {
-            match value.as_i64().and_then(|x| <$t>::try_from(x).ok()).or(value.as_u64().and_then(|x| <$t>::try_from(x).ok())) {
+            match value
+                .as_i64()
+                .and_then(|x| <$t>::try_from(x).ok())
+                .or(value.as_u64().and_then(|x| <$t>::try_from(x).ok()))
+            {
                 Some(x) => {
                     $v.push(x);
                     true
@@ -327,12 +331,12 @@ impl Binding {
             unsafe { pg_sys::get_element_type(base_type(oid)) != Oid::INVALID }
         };
         // An array alone is the row's content of the only input; so is what VARIADIC passes.
-        if let ([one], [name]) = (types, names.as_slice()) {
-            if variadic || is_array(*one) || self.wide_width(version) == Some(1) {
-                let feature = self.feature(0, name.clone(), 0, *one, default(name))?;
-                self.features.push(feature);
-                return Ok(());
-            }
+        if let ([one], [name]) = (types, names.as_slice())
+            && (variadic || is_array(*one) || self.wide_width(version) == Some(1))
+        {
+            let feature = self.feature(0, name.clone(), 0, *one, default(name))?;
+            self.features.push(feature);
+            return Ok(());
         }
         if types.len() == self.inputs.len() && self.inputs.len() > 1 {
             for (i, name) in names.into_iter().enumerate() {
@@ -538,7 +542,8 @@ impl Binding {
             })?
         };
         if gathered == Gathered::Null && self.on_null == OnNull::Error {
-            let null = self.features.iter().find(|f| f.default.is_none() && arguments.get(f.source).is_some_and(|a| a.isnull));
+            let null =
+                self.features.iter().find(|f| f.default.is_none() && arguments.get(f.source).is_some_and(|a| a.isnull));
             return Err(Error::NullFeature {
                 model: self.model.clone(),
                 column: null.map_or_else(String::new, |f| f.name.clone()),
@@ -690,7 +695,7 @@ fn gather_features(
 }
 
 /// Takes the length of the first row for a dimension that the model leaves open.
-fn open(shape: &mut Vec<usize>, given: usize) {
+fn open(shape: &mut [usize], given: usize) {
     if let Some(last) = shape.last_mut() {
         *last = 0;
     }

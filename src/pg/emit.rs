@@ -87,17 +87,26 @@ pub(crate) fn as_text(scalar: Scalar<'_>) -> String {
 }
 
 fn non_finite(x: f64) -> String {
-    if x.is_nan() { "NaN" } else if x > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    if x.is_nan() {
+        "NaN"
+    } else if x > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    }
+    .to_owned()
 }
 
 /// A value as JSON; what JSON has no number for is a text.
 pub(crate) fn as_json(scalar: Scalar<'_>) -> Value {
     match scalar {
         // The shortest digits that read back as the same float32.
-        Scalar::Float32(x) => x.to_string().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or_else(
-            || non_finite(x.into()).into(),
-            Value::Number,
-        ),
+        Scalar::Float32(x) => x
+            .to_string()
+            .parse::<f64>()
+            .ok()
+            .and_then(serde_json::Number::from_f64)
+            .map_or_else(|| non_finite(x.into()).into(), Value::Number),
         Scalar::Float64(x) => serde_json::Number::from_f64(x).map_or_else(|| non_finite(x).into(), Value::Number),
         Scalar::Int(x) => x.into(),
         Scalar::Uint64(x) => x.into(),
@@ -338,7 +347,8 @@ impl Rows {
             let name = text::copied(a.attname.data.as_ptr());
             let output = layout.outputs.iter().position(|o| o.name == name).or_else(|| {
                 // SQL folds unquoted names to lower case, models keep theirs; a carried column comes before a guess.
-                let mut folded = layout.outputs.iter().enumerate().filter(|(_, o)| o.name.to_lowercase() == name.to_lowercase());
+                let mut folded =
+                    layout.outputs.iter().enumerate().filter(|(_, o)| o.name.to_lowercase() == name.to_lowercase());
                 let taken = layout.carried.iter().any(|c| c.name == name);
                 match (taken, folded.next(), folded.next()) {
                     (false, Some((place, _)), None) => Some(place),
@@ -350,14 +360,15 @@ impl Rows {
                 let natural = natural_type(output);
                 // SAFETY: reads the type cache.
                 let element = unsafe { pg_sys::get_element_type(a.atttypid) };
-                let (source, from) = if matches!(a.atttypid, pg_sys::JSONOID | pg_sys::JSONBOID) && natural != a.atttypid {
-                    (Source::Json(place, a.atttypid == pg_sys::JSONBOID), pg_sys::TEXTOID)
-                } else if output.is_scalar() && element != Oid::INVALID {
-                    // SAFETY: reads the type cache.
-                    (Source::One(place), unsafe { pg_sys::get_array_type(natural) })
-                } else {
-                    (Source::Output(place), natural)
-                };
+                let (source, from) =
+                    if matches!(a.atttypid, pg_sys::JSONOID | pg_sys::JSONBOID) && natural != a.atttypid {
+                        (Source::Json(place, a.atttypid == pg_sys::JSONBOID), pg_sys::TEXTOID)
+                    } else if output.is_scalar() && element != Oid::INVALID {
+                        // SAFETY: reads the type cache.
+                        (Source::One(place), unsafe { pg_sys::get_array_type(natural) })
+                    } else {
+                        (Source::Output(place), natural)
+                    };
                 let coercion = if matches!(source, Source::Json(..)) {
                     None
                 } else {
@@ -455,7 +466,11 @@ impl Rows {
     }
 
     /// Calls `f` with the values and nulls of every row, each in a memory context that is reset after it.
-    pub(crate) fn each(&mut self, results: &Results, mut f: impl FnMut(&mut [Datum], &mut [bool]) -> Result<()>) -> Result<()> {
+    pub(crate) fn each(
+        &mut self,
+        results: &Results,
+        mut f: impl FnMut(&mut [Datum], &mut [bool]) -> Result<()>,
+    ) -> Result<()> {
         let home = crate::pg::memory::Private::new(c"pg_predict row");
         let layout = std::sync::Arc::clone(&results.layout);
         results.each(|bytes| {

@@ -86,15 +86,7 @@ fn definition(root: *mut pg_sys::PlannerInfo, call: *mut pg_sys::FuncExpr) -> *m
                 }
             }
         };
-        pg_sys::makeConst(
-            pg_sys::TEXTARRAYOID,
-            -1,
-            pg_sys::DEFAULT_COLLATION_OID,
-            -1,
-            value,
-            value.value() == 0,
-            false,
-        )
+        pg_sys::makeConst(pg_sys::TEXTARRAYOID, -1, pg_sys::DEFAULT_COLLATION_OID, -1, value, value.value() == 0, false)
     }
 }
 

@@ -29,8 +29,11 @@ struct Portable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     element: Option<ElementKey>,
     carried: Vec<NamedType>,
-    rows: Vec<(Vec<Option<String>>, Option<Vec<Value>>)>,
+    rows: Vec<Row>,
 }
+
+/// Carried values, and outputs where the row was run.
+type Row = (Vec<Option<String>>, Option<Vec<Value>>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -222,7 +225,12 @@ fn append(output: &Output, values: &mut Values, answer: &Value) -> Result<()> {
                 };
                 macro_rules! integer {
                     ($c:expr, $t:ty) => {
-                        $c.push(v.as_i64().and_then(|x| <$t>::try_from(x).ok()).or_else(|| v.as_u64().and_then(|x| <$t>::try_from(x).ok())).ok_or_else(wrong)?)
+                        $c.push(
+                            v.as_i64()
+                                .and_then(|x| <$t>::try_from(x).ok())
+                                .or_else(|| v.as_u64().and_then(|x| <$t>::try_from(x).ok()))
+                                .ok_or_else(wrong)?,
+                        )
                     };
                 }
                 match data {

@@ -73,7 +73,11 @@ pub(crate) fn run(model: &[u8], options: &Options) -> Result<Signature> {
         command.pre_exec(move || {
             let limit = |which, value: u64| {
                 let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-                if libc::setrlimit(which, &raw const limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+                if libc::setrlimit(which, &raw const limit) == 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                }
             };
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // The parent may have gone before the line above.
@@ -119,7 +123,10 @@ pub(crate) fn run(model: &[u8], options: &Options) -> Result<Signature> {
         Ok(Answer::Refusal(pg_predict_engine::Error::OutOfMemory { .. })) => Err(Error::ProbeMemory { detail: limit }),
         Ok(Answer::Refusal(error)) => Err(error.into()),
         _ => {
-            if ["memory allocation of", "bad_alloc", "cannot allocate", "Cannot allocate"].iter().any(|w| said.contains(w)) {
+            if ["memory allocation of", "bad_alloc", "cannot allocate", "Cannot allocate"]
+                .iter()
+                .any(|w| said.contains(w))
+            {
                 return Err(Error::ProbeMemory { detail: limit });
             }
             let how = match (status.signal(), status.code()) {

@@ -8,7 +8,11 @@ static DEVICE_CHECK: once_cell::sync::OnceCell<fn(&str) -> bool> = once_cell::sy
 
 /// Refuses a value that the check refuses.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: PostgreSQL passes a pointer to a C string, or to NULL for no value.
     let text = unsafe { if (*value).is_null() { return true } else { CStr::from_ptr(*value) } };
     match (text.to_str(), DEVICE_CHECK.get()) {
@@ -30,7 +34,15 @@ pub(crate) fn define_checked_string(
     // SAFETY: the hook is guarded and reads only what it is handed.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
-            name, short, long, setting, context, GucFlags::default(), Some(check), None, None,
+            name,
+            short,
+            long,
+            setting,
+            context,
+            GucFlags::default(),
+            Some(check),
+            None,
+            None,
         );
     }
 }

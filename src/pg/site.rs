@@ -60,8 +60,7 @@ impl Site {
         context: pg_sys::MemoryContext,
     ) -> Result<Self> {
         let signature = Arc::new(version.signature.clone());
-        let wanted: Vec<bool> =
-            (0..signature.outputs.len()).map(|i| !only_selected || i == selection.output).collect();
+        let wanted: Vec<bool> = (0..signature.outputs.len()).map(|i| !only_selected || i == selection.output).collect();
         let outputs: Vec<Output> =
             signature.outputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
         let selection =

@@ -22,6 +22,6 @@ pub(crate) fn seen() -> Seen {
         let transaction = (*pg_sys::MyProc).lxid;
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let transaction = (*pg_sys::MyProc).vxid.lxid;
-        Seen { transaction: transaction as u32, command: command as u32, completed }
+        Seen { transaction, command, completed }
     }
 }
