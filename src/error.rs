@@ -68,6 +68,8 @@ pub(crate) enum Error {
     TooLarge { bytes: usize },
     /// A value of type prediction_batch cannot be read.
     BadBatch { reason: String },
+    /// A temporary file cannot be written or read.
+    TemporaryFile { path: String, reason: String },
     /// A handle outlived its query.
     StaleHandle,
     /// The function was called where it cannot work.
@@ -283,6 +285,10 @@ fn table(error: Error) -> Report {
             "invalid value of type prediction_batch",
         )
         .detail(reason),
+        Error::TemporaryFile { path, reason } => report(
+            Code::ERRCODE_IO_ERROR,
+            format!("could not use temporary file \"{path}\": {reason}"),
+        ),
         Error::StaleHandle => report(
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "a prediction batch handle is used outside of its query",

@@ -22,4 +22,5 @@ extension_sql_file!("../sql/predict.sql", name = "predict", requires = ["predict
 #[allow(non_snake_case)]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
+    pg::exchange::watch_transactions();
 }

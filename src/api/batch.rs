@@ -100,10 +100,7 @@ fn serialize(call: &Call) -> Result<Option<Datum>> {
 
 fn deserialize(call: &Call) -> Result<Option<Datum>> {
     let Some(bytes) = call.argument(0) else { return Ok(None) };
-    let group = match crate::pg::exchange::take(text::varlena(bytes))? {
-        Some(results) => Group::of_results(results),
-        None => Group::new(None, &[]),
-    };
+    let group = Group::of_parcel(crate::pg::exchange::take(text::varlena(bytes))?);
     let context = memory::current();
     Ok(Some(internal(memory::own(context, group))))
 }

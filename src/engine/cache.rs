@@ -86,3 +86,53 @@ impl Cache {
         self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{config, model};
+
+    fn session(bytes: usize) -> Arc<Session> {
+        let mut config = config(Device::Cpu);
+        config.session_bytes = bytes;
+        Arc::new(Session::load(&model("models/credit.onnx"), &config).unwrap())
+    }
+
+    fn key(n: u8) -> Key {
+        Key { hash: [n; 32], device: Device::Cpu, threads: 1 }
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_what_is_in_use_stays() {
+        let mut cache = Cache::default();
+        for n in 1..=3 {
+            cache.insert(key(n), session(100_000));
+        }
+        // 1 is used again, 2 is in use: 3 is the only one that may go.
+        let used = cache.get(&key(2)).unwrap();
+        assert!(cache.get(&key(1)).is_some());
+        cache.make_room(100_000, 300_000).unwrap();
+        assert!(cache.get(&key(3)).is_none());
+        assert_eq!((cache.len(), cache.bytes()), (2, 200_000));
+        drop(used);
+        // Now 2 is idle, and the older of the two.
+        cache.make_room(200_000, 300_000).unwrap();
+        assert!(cache.get(&key(2)).is_none() && cache.get(&key(1)).is_some());
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused() {
+        let refused = Error::CacheTooSmall { needed: 2, limit: 1 };
+        assert_eq!(Cache::default().make_room(2, 1), Err(refused));
+    }
+
+    #[test]
+    fn a_session_that_a_cancelled_run_sits_in_is_not_given_out() {
+        let mut cache = Cache::default();
+        let session = session(1);
+        cache.insert(key(1), Arc::clone(&session));
+        session.abandon();
+        assert!(cache.get(&key(1)).is_none());
+        assert!(cache.is_empty());
+    }
+}

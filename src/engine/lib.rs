@@ -18,6 +18,8 @@ pub mod reference;
 pub mod session;
 pub mod signature;
 pub mod tensor;
+#[cfg(test)]
+mod testing;
 pub mod threads;
 pub mod version;
 

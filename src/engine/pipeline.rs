@@ -154,3 +154,60 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
     })?;
     Ok(Thread { jobs, done, state })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{floats, work};
+
+    fn wait(pipeline: &mut Pipeline) -> Done {
+        pipeline.collect(Duration::from_secs(60)).unwrap().expect("a run ends")
+    }
+
+    #[test]
+    fn batches_come_back_with_their_results_and_their_buffers() {
+        let work = work("models/diamonds.onnx");
+        let mut pipeline = Pipeline::new(work.clone()).unwrap();
+        for rows in [1, 50, 7] {
+            let batch = floats(&work, rows);
+            let here = pipeline.run_here(&batch).unwrap();
+            pipeline.submit(batch.clone()).unwrap();
+            let done = wait(&mut pipeline);
+            assert_eq!((done.result.unwrap(), done.batch.rows), (here, batch.rows));
+        }
+    }
+
+    #[test]
+    fn a_query_that_goes_away_does_not_wait_for_its_run() {
+        let work = work("tests/reference/models/credit_isoforest.onnx");
+        let session = Arc::clone(&work.session);
+        let mut pipeline = Pipeline::new(work.clone()).unwrap();
+        pipeline.submit(floats(&work, 200_000)).unwrap();
+        while threads::inside() == 0 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let started = Instant::now();
+        drop(pipeline);
+        assert!(started.elapsed() < Duration::from_millis(50), "dropping took {:?}", started.elapsed());
+        assert!(session.is_abandoned());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while session.is_abandoned() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!session.is_abandoned(), "the run comes back and gives the session free");
+    }
+
+    #[test]
+    fn a_failed_run_says_why_and_the_next_one_works() {
+        let work = work("models/diamonds.onnx");
+        let mut pipeline = Pipeline::new(work.clone()).unwrap();
+        let mut wrong = floats(&work, 3);
+        wrong.shapes[0] = vec![5];
+        wrong.columns[0].truncate(15);
+        pipeline.submit(wrong).unwrap();
+        assert!(matches!(wait(&mut pipeline).result, Err(Error::Run { .. })));
+        pipeline.submit(floats(&work, 3)).unwrap();
+        assert!(wait(&mut pipeline).result.is_ok());
+    }
+}

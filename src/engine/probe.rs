@@ -57,6 +57,7 @@ fn signature(bytes: &[u8], request: &Request) -> Result<Signature> {
     let facts = crate::file::inspect(bytes)?;
     // The signature is the same on every device; the processor is always there.
     let config = Config { library: request.library.clone(), device: Device::Cpu, threads: 1, session_bytes: 0 };
+    crate::session::prepare(&config)?;
     let before = resident();
     let session = Session::load(bytes, &config)?;
     let session_bytes = resident().saturating_sub(before).max(bytes.len());
@@ -350,5 +351,50 @@ impl<'a> Trial<'a> {
             let floor = (LONGEST_RUN.as_secs_f64() * 1e6 / 2.0 / each.max(0.001)) as usize;
             signature.batch_size = signature.fixed_rows.unwrap_or(rows.max(floor.min(256)).max(1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{model, probe, signature};
+
+    #[test]
+    fn the_batch_axis_is_the_one_that_was_seen() {
+        // LightGBM's converter declares [1] for the label, and returns [N].
+        let s = signature(&model("tests/reference/models/credit_lgbm.onnx"));
+        assert_eq!(s.outputs[0].declared, [1]);
+        assert_eq!(s.outputs[0].row, OutputRow::Tensor { element: ElementType::Int64, shape: vec![] });
+        assert_eq!(s.outputs[1].row, OutputRow::Tensor { element: ElementType::Float32, shape: vec![2] });
+        assert!(s.verified && !s.batch_sensitive && s.batch_size >= 64 && s.single_micros > 0.0);
+    }
+
+    #[test]
+    fn mixed_inputs_keep_their_names_and_types() {
+        let s = signature(&model("models/late.onnx"));
+        let strings: Vec<&str> =
+            s.inputs.iter().filter(|i| i.element == ElementType::String).map(|i| i.name.as_str()).collect();
+        assert_eq!(strings, ["carrier", "origin", "dest"]);
+        assert!(s.inputs.iter().all(|i| i.width() == Some(1)));
+    }
+
+    #[test]
+    fn bytes_that_are_no_model_are_refused() {
+        let good = model("models/credit.onnx");
+        let mut flipped = good.clone();
+        flipped.iter_mut().skip(10).step_by(97).for_each(|b| *b ^= 0x55);
+        for bytes in [&b""[..], b"not a model", &good[..good.len() / 2], &flipped] {
+            assert!(matches!(probe(bytes), Answer::Refusal(_)));
+        }
+    }
+
+    #[test]
+    fn a_request_and_an_answer_survive_their_way_as_json() {
+        let answer = probe(&model("models/credit_zipmap.onnx"));
+        let json = serde_json::to_string(&answer).unwrap();
+        let Answer::Signature(back) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
+        assert_eq!(back.outputs[1].row, OutputRow::Map { key: ElementType::Int64 });
+        let refusal = Answer::Refusal(Error::ExternalData { tensor: "w".to_owned() });
+        assert!(serde_json::from_str::<Answer>(&serde_json::to_string(&refusal).unwrap()).is_ok());
     }
 }

@@ -95,6 +95,12 @@ fn environment(library: &str) -> Result<ort::environment::Environment> {
     Ok(environment)
 }
 
+/// Loads the library and makes the environment, so that what a session needs can be told apart from it.
+pub(crate) fn prepare(config: &Config) -> Result<()> {
+    let _inside = Inside::enter();
+    environment(&config.library).map(drop)
+}
+
 fn element_type(ty: TensorElementType) -> Result<ElementType> {
     Ok(match ty {
         TensorElementType::Float32 => ElementType::Float32,
@@ -680,6 +686,129 @@ impl Values {
             }
             // One output is of one kind.
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{config, floats, model, signature, work};
+
+    fn all(work: &crate::pipeline::Work, batch: &Batch) -> Vec<Values> {
+        work.session.run(batch, &work.signature, &work.wanted, &Stop::new().unwrap()).unwrap()
+    }
+
+    /// The rows from `at` on of a batch of one float input.
+    fn part(batch: &Batch, at: usize, rows: usize) -> Batch {
+        let width = batch.shapes[0][0];
+        let Column::Float32(data) = &batch.columns[0] else { panic!("floats") };
+        let data = data[at * width..(at + rows) * width].to_vec();
+        Batch { rows, columns: vec![Column::Float32(data)], shapes: batch.shapes.clone() }
+    }
+
+    fn numbers(values: &Values) -> Vec<f32> {
+        match values {
+            Values::Tensor { data: Column::Float32(v), .. } => v.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_answer_in_every_batch() {
+        for path in ["models/diamonds.onnx", "tests/reference/models/diamonds_mlp.onnx"] {
+            let work = work(path);
+            let batch = floats(&work, 33);
+            let together = numbers(&all(&work, &batch)[0]);
+            for i in 0..33 {
+                let alone = numbers(&all(&work, &part(&batch, i, 1))[0])[0];
+                assert!((alone - together[i]).abs() <= 1e-3 * together[i].abs() + 1e-5, "{path} row {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fixed_batch_is_padded_and_the_padding_never_shows() {
+        let free = work("tests/reference/models/diamonds_mlp.onnx");
+        for (path, fixed) in [("diamonds_mlp_batch1", 1), ("diamonds_mlp_batch8", 8)] {
+            let work = work(&format!("tests/reference/models/{path}.onnx"));
+            assert_eq!(work.signature.fixed_rows, Some(fixed));
+            for rows in [1, 7, 8, 9, 16, 21] {
+                let batch = floats(&work, rows);
+                let (ours, theirs) = (numbers(&all(&work, &batch)[0]), numbers(&all(&free, &batch)[0]));
+                assert_eq!(ours.len(), rows, "{path}");
+                assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs() + 1e-3), "{path} {rows}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_wanted_outputs_are_copied_out() {
+        let work = work("tests/reference/models/credit_lgbm.onnx");
+        let batch = floats(&work, 3);
+        let some = work.session.run(&batch, &work.signature, &[false, true], &Stop::new().unwrap()).unwrap();
+        assert_eq!(some, all(&work, &batch)[1..]);
+    }
+
+    #[test]
+    fn maps_come_back_by_key_for_every_row() {
+        let work = work("tests/reference/models/credit_lgbm_zipmap.onnx");
+        let Values::Maps(maps) = &all(&work, &floats(&work, 5))[1] else { panic!("maps") };
+        assert_eq!(maps.ends, [2, 4, 6, 8, 10]);
+        assert_eq!(maps.keys, Keys::Int64([0, 1].repeat(5)));
+        assert!(maps.values.chunks(2).all(|p| (p[0] + p[1] - 1.0).abs() < 1e-5));
+    }
+
+    #[test]
+    fn bytes_that_fail_their_hash_are_not_loaded() {
+        let bytes = model("models/diamonds.onnx");
+        let mut hash = content_hash(&bytes);
+        assert!(Session::load_checked(bytes.clone(), &hash, &config(Device::Cpu)).is_ok());
+        hash[0] ^= 1;
+        assert!(matches!(Session::load_checked(bytes, &hash, &config(Device::Cpu)), Err(Error::Hash { .. })));
+    }
+
+    #[test]
+    fn damaged_models_are_errors_and_never_worse() {
+        let bytes = model("models/credit.onnx");
+        for n in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
+            assert!(Session::load(&bytes[..n], &config(Device::Cpu)).is_err(), "cut at {n}");
+        }
+    }
+
+    #[test]
+    fn cuda_without_cuda_says_what_is_missing_and_auto_falls_back() {
+        let bytes = model("models/diamonds.onnx");
+        match Session::load(&bytes, &config(Device::Cuda(0))) {
+            Err(Error::Device { missing, device, .. }) => {
+                assert_eq!((missing, device.as_str()), (DeviceMissing::Provider, "cuda"));
+            }
+            Ok(_) => eprintln!("skipped: this machine has CUDA"),
+            Err(other) => panic!("{other}"),
+        }
+        let session = Session::load(&bytes, &config(Device::Auto)).unwrap();
+        let batch = Batch { rows: 1, columns: vec![Column::Float32(vec![1.0; 9])], shapes: vec![vec![9]] };
+        let signature = signature(&bytes);
+        assert!(session.run(&batch, &signature, &[true], &Stop::new().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_onnx_runtime_says_of_a_device_is_sorted() {
+        let cases = [
+            ("CUDA execution provider is not enabled in this build.", DeviceMissing::Provider),
+            (
+                "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file",
+                DeviceMissing::Libraries,
+            ),
+            ("CUDA failure 100: no CUDA-capable device is detected", DeviceMissing::Driver),
+            ("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version", DeviceMissing::Driver),
+            ("CUDA failure 101: invalid device ordinal ; GPU=7", DeviceMissing::Id),
+        ];
+        for (text, expected) in cases {
+            match device_error(Device::Cuda(7), text.to_owned()) {
+                Error::Device { missing, .. } => assert_eq!(missing, expected, "{text}"),
+                other => panic!("{other}"),
+            }
         }
     }
 }

@@ -1,23 +1,192 @@
 //! Results from a parallel worker to its leader.
 //!
-//! They are the worker's last word: small ones go through the queue between the two as they are.
+//! They are the worker's last word. Small ones go through the queue between the two; large ones into a temporary file of
+//! which only the path goes, so that neither side ever holds them whole. The files of a leader are in a directory of its
+//! own among PostgreSQL's temporary files: read and removed by the leader, removed with all that is in it when its
+//! transaction (or a part of it) fails, and by the server when it restarts after a crash. The leader's workers are gone
+//! when its transaction ends, so nobody writes there any more.
 
-use pgrx::pg_sys::Datum;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::error::Result;
-use crate::pg::results::Results;
+use pgrx::pg_sys::{self, Datum};
+
+use crate::error::{Error, Result};
+use crate::pg::results::{Layout, Results};
+use crate::pg::text;
+
+/// What goes through the queue as it is.
+const INLINE: usize = 1 << 20;
+/// Tags of the two forms.
+const HERE: u8 = 0;
+const FILE: u8 = 1;
+
+thread_local! {
+    /// Files of this backend's workers have been read in this transaction.
+    static READ: Cell<bool> = const { Cell::new(false) };
+    static SERIAL: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The directory for the workers of a leader, in the server's data directory, where every backend is.
+fn directory(leader: i32) -> PathBuf {
+    PathBuf::from(format!("base/pgsql_tmp/pgsql_tmp{leader}.predict"))
+}
+
+/// The process that leads this one, or this one.
+fn leader() -> i32 {
+    // SAFETY: a worker's lock group has its leader's entry, which stays until the worker has gone.
+    unsafe {
+        let leader = (*pg_sys::MyProc).lockGroupLeader;
+        if leader.is_null() { pg_sys::MyProcPid } else { (*leader).pid }
+    }
+}
+
+/// Sees to it that the files go with the transaction. Once, when the library is loaded.
+pub(crate) fn watch_transactions() {
+    // SAFETY: registers two functions that stay where they are.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_part_end), std::ptr::null_mut());
+    }
+}
+
+fn remove() {
+    READ.set(false);
+    // SAFETY: reads a variable.
+    let directory = directory(unsafe { pg_sys::MyProcPid });
+    if directory.exists() {
+        // What cannot be removed now is removed when the server starts; a failed transaction must not fail again.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_ABORT => remove(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if READ.get() => remove(),
+        _ => {}
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_part_end(
+    event: pg_sys::SubXactEvent::Type,
+    _this: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    // SAFETY: reads a variable. A worker's parts end with it; the directory is its leader's.
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB && unsafe { pg_sys::ParallelWorkerNumber } < 0 {
+        remove();
+    }
+}
 
 /// What a worker sends.
 pub(crate) fn put(results: &Results) -> Result<Datum> {
-    let mut flat = Vec::new();
-    results.write_flat(|piece| flat.extend_from_slice(piece))?;
-    Ok(crate::pg::text::bytes(&flat))
+    let size = results.flat_size()?;
+    if size <= INLINE {
+        let mut flat = vec![HERE];
+        results.write_flat(|piece| {
+            flat.extend_from_slice(piece);
+            Ok(())
+        })?;
+        return Ok(text::bytes(&flat));
+    }
+    let directory = directory(leader());
+    let serial = SERIAL.replace(SERIAL.get() + 1);
+    let path = directory.join(format!("{}.{serial}", std::process::id()));
+    let path = path.to_string_lossy().into_owned();
+    let (top, own, file_path) = (text::c("base/pgsql_tmp"), text::c(&directory.to_string_lossy()), text::c(&path));
+    let failed = |reason: String| Error::TemporaryFile { path: path.clone(), reason };
+    // SAFETY: makes the directory, which may be there, and a file that counts against temp_file_limit; both raise where
+    // they cannot. The file is closed below, or with its resource owner after an error.
+    unsafe {
+        pg_sys::PathNameCreateTemporaryDir(top.as_ptr(), own.as_ptr());
+        let file = pg_sys::PathNameCreateTemporaryFile(file_path.as_ptr(), true);
+        let mut at = 0;
+        let written = results.write_flat(|piece| {
+            for part in piece.chunks(1 << 20) {
+                let n = pg_sys::FileWrite(
+                    file,
+                    part.as_ptr().cast_mut().cast(),
+                    part.len() as _,
+                    at,
+                    pg_sys::WaitEventIO::WAIT_EVENT_BUFFILE_WRITE,
+                );
+                if n as usize != part.len() {
+                    return Err(failed(std::io::Error::last_os_error().to_string()));
+                }
+                at += part.len() as i64;
+            }
+            Ok(())
+        });
+        pg_sys::FileClose(file);
+        written?;
+    }
+    let mut sent = vec![FILE];
+    sent.extend_from_slice(path.as_bytes());
+    Ok(text::bytes(&sent))
 }
 
-/// What the leader gets; none when the worker had no rows.
-pub(crate) fn take(bytes: &[u8]) -> Result<Option<Results>> {
-    if bytes.is_empty() {
-        return Ok(None);
+/// What the leader gets.
+pub(crate) enum Parcel {
+    Here(Results),
+    File(PathBuf),
+}
+
+/// Opens what a worker sent; none when the worker had no rows.
+pub(crate) fn take(bytes: &[u8]) -> Result<Option<Parcel>> {
+    match bytes.split_first() {
+        None => Ok(None),
+        Some((&FILE, path)) => {
+            READ.set(true);
+            Ok(Some(Parcel::File(PathBuf::from(String::from_utf8_lossy(path).into_owned()))))
+        }
+        Some((_, flat)) => Results::read_flat(flat).map(|r| Some(Parcel::Here(r))),
     }
-    Results::read_flat(bytes).map(Some)
+}
+
+impl Parcel {
+    /// Gives the layout, then every chunk, and removes the file.
+    pub(crate) fn unpack(
+        self,
+        layout: impl FnOnce(Arc<Layout>) -> Result<()>,
+        mut chunk: impl FnMut(Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let path = match self {
+            Self::Here(results) => {
+                layout(Arc::clone(&results.layout))?;
+                return results.each(|c| chunk(c.to_vec()));
+            }
+            Self::File(path) => path,
+        };
+        let failed =
+            |e: std::io::Error| Error::TemporaryFile { path: path.display().to_string(), reason: e.to_string() };
+        let mut file = BufReader::with_capacity(1 << 16, File::open(&path).map_err(failed)?);
+        let piece = |file: &mut BufReader<File>| -> Result<Vec<u8>> {
+            let n = number(file).map_err(failed)?;
+            let mut bytes = Vec::new();
+            bytes
+                .try_reserve_exact(n)
+                .map_err(|_| pg_predict_engine::Error::OutOfMemory { what: "results".into(), bytes: n })?;
+            bytes.resize(n, 0);
+            file.read_exact(&mut bytes).map_err(failed)?;
+            Ok(bytes)
+        };
+        layout(Arc::new(Results::read_layout(&piece(&mut file)?)?))?;
+        for _ in 0..number(&mut file).map_err(failed)? {
+            chunk(piece(&mut file)?)?;
+        }
+        std::fs::remove_file(&path).map_err(failed)
+    }
+}
+
+fn number(file: &mut impl Read) -> std::io::Result<usize> {
+    let mut bytes = [0; 4];
+    file.read_exact(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes) as usize)
 }

@@ -60,6 +60,7 @@ unsafe extern "C-unwind" fn flatten_into(
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), at, piece.len());
             }
             at = at.add(piece.len());
+            Ok(())
         });
         if let Err(e) = written {
             raise(e);
@@ -104,7 +105,10 @@ pub(crate) fn flat(results: &Results) -> Result<Datum> {
         return Err(Error::TooLarge { bytes: size });
     }
     let mut bytes = Vec::with_capacity(size);
-    results.write_flat(|piece| bytes.extend_from_slice(piece))?;
+    results.write_flat(|piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })?;
     Ok(text::bytes(&bytes))
 }
 

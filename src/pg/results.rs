@@ -1,4 +1,4 @@
-//! Results: the scored rows of one group, as encoded chunks, in memory up to work_mem and in a temporary file beyond.
+//! Results: the scored rows of one group, as encoded chunks, in memory up to half of work_mem and in a temporary file beyond.
 //!
 //! The file is a tuplestore's with one bytea a chunk: PostgreSQL accounts for it, names it and removes it. It is closed
 //! when its aggregate ends; after an error PostgreSQL closes the file itself and only the memory is given back here.
@@ -140,9 +140,10 @@ impl Spill {
     }
 }
 
-fn work_mem() -> usize {
+/// Half of work_mem: whoever reads the rows keeps as many again.
+fn memory_limit() -> usize {
     // SAFETY: reads a setting.
-    unsafe { pg_sys::work_mem as usize * 1024 }
+    unsafe { pg_sys::work_mem as usize * 1024 / 2 }
 }
 
 impl Results {
@@ -161,7 +162,7 @@ impl Results {
         self.rows += Chunk::parse(&chunk)?.rows() as u64;
         self.bytes += chunk.len();
         self.chunks += 1;
-        if self.spill.is_none() && self.in_memory + chunk.len() <= work_mem() {
+        if self.spill.is_none() && self.in_memory + chunk.len() <= memory_limit() {
             self.in_memory += chunk.len();
             self.memory.push(chunk);
         } else {
@@ -195,16 +196,15 @@ impl Results {
         }
     }
 
-    /// Appends another result of the same rows' kind.
-    pub(crate) fn absorb(&mut self, other: &Self, call: &Call) -> Result<()> {
-        if self.layout != other.layout {
-            if self.rows == 0 {
-                self.layout = Arc::clone(&other.layout);
-            } else if other.rows != 0 {
+    /// Takes on the layout of rows that are to be appended.
+    pub(crate) fn agree(&mut self, layout: &Arc<Layout>) -> Result<()> {
+        if self.layout != *layout {
+            if self.rows != 0 {
                 return Err(Error::RowsDiffer);
             }
+            self.layout = Arc::clone(layout);
         }
-        other.each(|chunk| self.push(chunk.to_vec(), call))
+        Ok(())
     }
 
     /// The size of the flat form.
@@ -222,13 +222,17 @@ impl Results {
     }
 
     /// Writes the flat form, piece by piece.
-    pub(crate) fn write_flat(&self, mut put: impl FnMut(&[u8])) -> Result<()> {
-        put(&self.header()?);
+    pub(crate) fn write_flat(&self, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        put(&self.header()?)?;
         self.each(|chunk| {
-            put(&(chunk.len() as u32).to_ne_bytes());
-            put(chunk);
-            Ok(())
+            put(&(chunk.len() as u32).to_ne_bytes())?;
+            put(chunk)
         })
+    }
+
+    /// Reads the layout out of the flat form.
+    pub(crate) fn read_layout(bytes: &[u8]) -> Result<Layout> {
+        serde_json::from_slice(bytes).map_err(|_| Engine::Corrupt { what: "its layout cannot be read".into() }.into())
     }
 
     /// Reads the flat form; everything stays in memory.
@@ -249,8 +253,7 @@ impl Results {
         }
         let mut rest = bytes;
         let n = number(&mut rest)?;
-        let layout: Layout = serde_json::from_slice(take(&mut rest, n)?)
-            .map_err(|_| Error::from(Engine::Corrupt { what: "its layout cannot be read".into() }))?;
+        let layout = Self::read_layout(take(&mut rest, n)?)?;
         let mut results = Self::new(Arc::new(layout));
         for _ in 0..number(&mut rest)? {
             let n = number(&mut rest)?;

@@ -22,6 +22,7 @@ use crate::error::{Error, Result, of_model};
 use crate::guc;
 use crate::pg::call::Call;
 use crate::pg::convert::{Binding, Carried};
+use crate::pg::exchange::Parcel;
 use crate::pg::results::{Layout, Results};
 use crate::pg::sessions;
 
@@ -219,6 +220,7 @@ pub(crate) struct Group {
     unbound: usize,
     bound: bool,
     results: Option<Rc<RefCell<Results>>>,
+    parcel: Option<Parcel>,
     noted: usize,
 }
 
@@ -235,14 +237,15 @@ impl Group {
             unbound: 0,
             bound: false,
             results: None,
+            parcel: None,
             noted: 0,
         }
     }
 
-    /// A group that holds results only: what a worker sent.
-    pub(crate) fn of_results(results: Results) -> Self {
+    /// A group that holds only what a worker sent.
+    pub(crate) fn of_parcel(parcel: Option<Parcel>) -> Self {
         let mut group = Self::new(None, &[]);
-        group.results = Some(Rc::new(RefCell::new(results)));
+        group.parcel = parcel;
         group
     }
 
@@ -351,12 +354,28 @@ impl Group {
 
     /// Appends the results of another group of the same query.
     pub(crate) fn absorb(&mut self, other: &mut Self, call: &Call) -> Result<()> {
-        let Some(theirs) = other.complete(call)? else { return Ok(()) };
-        let mut ours = match self.complete(call)? {
-            Some(ours) => ours,
-            None => Results::new(Arc::clone(&theirs.layout)),
+        let parcel = match other.parcel.take() {
+            Some(parcel) => parcel,
+            None => match other.complete(call)? {
+                Some(theirs) => Parcel::Here(theirs),
+                None => return Ok(()),
+            },
         };
-        ours.absorb(&theirs, call)?;
+        let ours = RefCell::new(self.complete(call)?);
+        parcel.unpack(
+            |layout| match &mut *ours.borrow_mut() {
+                Some(ours) => ours.agree(&layout),
+                none => {
+                    *none = Some(Results::new(layout));
+                    Ok(())
+                }
+            },
+            |chunk| match &mut *ours.borrow_mut() {
+                Some(ours) => ours.push(chunk, call),
+                None => Ok(()),
+            },
+        )?;
+        let Some(ours) = ours.into_inner() else { return Ok(()) };
         self.results = Some(Rc::new(RefCell::new(ours)));
         Ok(())
     }

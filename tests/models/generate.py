@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Makes the tiny models of the SQL and isolation tests, each of which does one thing that can be worked out by hand.
+
+    python3 tests/models/generate.py        (needs onnx and numpy of tests/requirements.txt; writes beside itself)
+
+The files are committed; running this again gives the same bytes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
+
+HERE = Path(__file__).resolve().parent
+N = "N"
+FLOAT = TensorProto.FLOAT
+
+# Short name in inputs and outputs -> element type.
+ELEMENTS = {
+    "f32": TensorProto.FLOAT,
+    "f64": TensorProto.DOUBLE,
+    "i8": TensorProto.INT8,
+    "i16": TensorProto.INT16,
+    "i32": TensorProto.INT32,
+    "i64": TensorProto.INT64,
+    "u8": TensorProto.UINT8,
+    "u16": TensorProto.UINT16,
+    "u32": TensorProto.UINT32,
+    "u64": TensorProto.UINT64,
+    "b": TensorProto.BOOL,
+    "s": TensorProto.STRING,
+}
+
+
+def tensor(name, element, shape):
+    return helper.make_tensor_value_info(name, element, shape)
+
+
+def constant(name, array):
+    return numpy_helper.from_array(np.asarray(array), name)
+
+
+def save(name, nodes, inputs, outputs, constants=(), check=True, opsets=(("", 17),), value_info=()):
+    graph = helper.make_graph(nodes, name, inputs, outputs, list(constants), value_info=list(value_info))
+    model = helper.make_model(
+        graph, ir_version=8, producer_name="pg_predict tests", opset_imports=[helper.make_opsetid(d, v) for d, v in opsets]
+    )
+    if check:
+        checker.check_model(model)
+    (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def linear(name, weights, bias, columns=3):
+    """x [N,columns] -> y [N,1] = x . weights + bias"""
+    save(
+        name,
+        [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "bias"], ["y"])],
+        [tensor("x", FLOAT, [N, columns])],
+        [tensor("y", FLOAT, [N, 1])],
+        [constant("w", np.array(weights, np.float32).reshape(columns, 1)), constant("bias", np.array([bias], np.float32))],
+    )
+
+
+def weighted(name, inputs, output):
+    """Several inputs [N,1] -> output [N,1] = first + 10 * second + 100 * third"""
+    nodes, terms, constants = [], [], []
+    for i, column in enumerate(inputs):
+        constants.append(constant(f"w{i}", np.array([10.0**i], np.float32)))
+        nodes.append(helper.make_node("Mul", [column, f"w{i}"], [f"t{i}"]))
+        terms.append(f"t{i}")
+    nodes.append(helper.make_node("Sum", terms, [output]))
+    save(name, nodes, [tensor(c, FLOAT, [N, 1]) for c in inputs], [tensor(output, FLOAT, [N, 1])], constants)
+
+
+def main():
+    linear("linear", [1, 10, 100], 0.5)
+    # The next version of it: a thousand more.
+    linear("linear_next", [1, 10, 100], 1000.5)
+    linear("one", [2], 0, columns=1)
+    weighted("named", ["a", "b", "c"], "y")
+    weighted("cased", ["Age", "Income"], "Total")
+
+    # Every element type by itself, in and out.
+    save(
+        "types",
+        [helper.make_node("Identity", [t], [f"o_{t}"]) for t in ELEMENTS],
+        [tensor(t, e, [N, 1]) for t, e in ELEMENTS.items()],
+        [tensor(f"o_{t}", e, [N, 1]) for t, e in ELEMENTS.items()],
+    )
+    for t in ("f32", "f64", "i8", "i32", "i64", "u8", "b", "s"):
+        # Rows of two elements of the type, as they are.
+        save(f"pair_{t}", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ELEMENTS[t], [N, 2])], [tensor("y", ELEMENTS[t], [N, 2])])
+    save("text", [helper.make_node("Identity", ["s"], ["t"])], [tensor("s", TensorProto.STRING, [N, 1])], [tensor("t", TensorProto.STRING, [N, 1])])
+    save("half", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", TensorProto.FLOAT16, [N, 1])], [tensor("y", TensorProto.FLOAT16, [N, 1])])
+
+    # One input, an output of every shape: label [N], total [N,1], pair [N,2], grid [N,2,2].
+    save(
+        "shapes",
+        [
+            helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["sum"], ["label"], to=TensorProto.INT64),
+            helper.make_node("ReduceSum", ["x", "axis"], ["total"], keepdims=1),
+            helper.make_node("Identity", ["x"], ["pair"]),
+            helper.make_node("Concat", ["x", "x"], ["twice"], axis=1),
+            helper.make_node("Reshape", ["twice", "square"], ["grid"]),
+        ],
+        [tensor("x", FLOAT, [N, 2])],
+        [tensor("label", TensorProto.INT64, [N]), tensor("total", FLOAT, [N, 1]), tensor("pair", FLOAT, [N, 2]), tensor("grid", FLOAT, [N, 2, 2])],
+        [constant("axis", np.array([1], np.int64)), constant("square", np.array([-1, 2, 2], np.int64))],
+    )
+    # LightGBM's converter declares [1] for what is [N].
+    save(
+        "lying_shape",
+        [helper.make_node("ReduceSum", ["x", "axis"], ["label"], keepdims=0)],
+        [tensor("x", FLOAT, [N, 2])],
+        [tensor("label", FLOAT, [1])],
+        [constant("axis", np.array([1], np.int64))],
+        check=False,
+    )
+    # Names that need care: a slash, a colon and brackets; and inputs as wide as the row says.
+    save("odd_names", [helper.make_node("Identity", ["input:0"], ["dense/out:0"])], [tensor("input:0", FLOAT, [N, 1])], [tensor("dense/out:0", FLOAT, [N, 1])])
+    save(
+        "open",
+        [helper.make_node("ReduceSum", ["x", "axis"], ["total"], keepdims=1)],
+        [tensor("x", FLOAT, [N, "width"])],
+        [tensor("total", FLOAT, [N, 1])],
+        [constant("axis", np.array([1], np.int64))],
+    )
+    save("grid", [helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)], [tensor("x", FLOAT, [N, 2, 3])], [tensor("total", FLOAT, [N])], [constant("axes", np.array([1, 2], np.int64))])
+    # Eight rows and no other number of them.
+    save("fixed8", [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=1)], [tensor("x", FLOAT, [8, 2])], [tensor("y", FLOAT, [8, 1])], [constant("axis", np.array([1], np.int64))])
+
+    # scikit-learn's ZipMap, over two scores as they are.
+    for name, labels in (("zipmap_integer", {"classlabels_int64s": [0, 7]}), ("zipmap_text", {"classlabels_strings": ["bad", "good"]})):
+        key = TensorProto.INT64 if "integer" in name else TensorProto.STRING
+        scores = helper.make_value_info("scores", helper.make_sequence_type_proto(helper.make_map_type_proto(key, helper.make_tensor_type_proto(FLOAT, []))))
+        save(
+            name,
+            [helper.make_node("ZipMap", ["x"], ["scores"], domain="ai.onnx.ml", **labels)],
+            [tensor("x", FLOAT, [N, 2])],
+            [scores],
+            opsets=(("", 17), ("ai.onnx.ml", 1)),
+        )
+
+    # Fails while running for an index that is not 0 to 4.
+    save(
+        "lookup",
+        [helper.make_node("Gather", ["table", "i"], ["value"], axis=0)],
+        [tensor("i", TensorProto.INT64, [N, 1])],
+        [tensor("value", FLOAT, [N, 1])],
+        [constant("table", np.array([10, 11, 12, 13, 14], np.float32))],
+    )
+    # Integer division and remainder of n by d.
+    for name, operator in (("divide", "Div"), ("remainder", "Mod")):
+        save(
+            name,
+            [helper.make_node(operator, ["n", "d"], ["q"])],
+            [tensor("n", TensorProto.INT32, [N, 1]), tensor("d", TensorProto.INT32, [N, 1])],
+            [tensor("q", TensorProto.INT32, [N, 1])],
+        )
+
+
+    # Doubles a zero as often as the largest value of the batch says, or for ever; y is x.
+    def loop(name, count, count_nodes, constants=()):
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["state", "state"], ["state_next"])],
+            "body",
+            [tensor("turn", TensorProto.INT64, []), tensor("go", TensorProto.BOOL, []), tensor("state", FLOAT, [1])],
+            [tensor("go_on", TensorProto.BOOL, []), tensor("state_next", FLOAT, [1])],
+        )
+        save(
+            name,
+            [
+                *count_nodes,
+                helper.make_node("Loop", [count, "true", "zero"], ["end"], body=body),
+                helper.make_node("Add", ["x", "end"], ["y"]),
+            ],
+            [tensor("x", FLOAT, [N, 1])],
+            [tensor("y", FLOAT, [N, 1])],
+            [constant("true", np.array(True)), constant("zero", np.array([0], np.float32)), *constants],
+        )
+
+    loop("slow", "turns", [helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0), helper.make_node("Cast", ["most"], ["turns"], to=TensorProto.INT64)])
+    loop("endless", "forever", [], [constant("forever", np.array(2**62, np.int64))])
+
+    # What a row gets depends on the other rows of its batch.
+    save(
+        "centred",
+        [helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1), helper.make_node("Sub", ["x", "mean"], ["y"])],
+        [tensor("x", FLOAT, [N, 1])],
+        [tensor("y", FLOAT, [N, 1])],
+    )
+
+    # Models that must be refused.
+    save("sums_batch", [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=1)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [1, 2])], [constant("axis", np.array([0], np.int64))])
+    save("no_batch", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", FLOAT, [3])], [tensor("y", FLOAT, [3])])
+    save("no_input", [helper.make_node("Identity", ["c"], ["y"])], [], [tensor("y", FLOAT, [1])], [constant("c", np.array([1], np.float32))])
+    save("unknown_operator", [helper.make_node("NoSuchOperator", ["x"], ["y"])], [tensor("x", FLOAT, [N, 1])], [tensor("y", FLOAT, [N, 1])], check=False)
+    save("unknown_domain", [helper.make_node("Fancy", ["x"], ["y"], domain="com.example")], [tensor("x", FLOAT, [N, 1])], [tensor("y", FLOAT, [N, 1])], check=False, opsets=(("", 17), ("com.example", 1)))
+    save("future_opset", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", FLOAT, [N, 1])], [tensor("y", FLOAT, [N, 1])], check=False, opsets=(("", 900),))
+
+    def external(name, entries):
+        weights = TensorProto(name="weights", data_type=FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+        for key, value in entries.items():
+            entry = weights.external_data.add()
+            entry.key, entry.value = key, value
+        save(name, [helper.make_node("Mul", ["x", "weights"], ["y"])], [tensor("x", FLOAT, [N, 1])], [tensor("y", FLOAT, [N, 1])], [weights], check=False)
+
+    external("external", {"location": "weights.bin", "length": "4"})
+    external("external_climbs", {"location": "../../../../etc/passwd", "offset": "0", "length": "4"})
+    # A place in the memory of the process, as ONNX Runtime marks it for itself.
+    external("external_memory", {"location": "*/_ORT_MEM_ADDR_/*", "offset": "4096", "length": "4"})
+    # The same inside the body of a loop, where a look at the top of the graph does not find it.
+    hidden = TensorProto(name="weights", data_type=FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    entry = hidden.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    save(
+        "external_nested",
+        [helper.make_node("Constant", [], ["weights"], value=hidden), helper.make_node("Mul", ["x", "weights"], ["y"])],
+        [tensor("x", FLOAT, [N, 1])],
+        [tensor("y", FLOAT, [N, 1])],
+        check=False,
+    )
+    # 64 GB of zeros, which loading works out ahead of any run.
+    save(
+        "gigabytes",
+        [helper.make_node("ConstantOfShape", ["shape"], ["zeros"]), helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0), helper.make_node("Add", ["x", "sum"], ["y"])],
+        [tensor("x", FLOAT, [N, 1])],
+        [tensor("y", FLOAT, [N, 1])],
+        [constant("shape", np.array([1 << 17, 1 << 17], np.int64))],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+-- What every SQL test begins with: a registry without models, the test models as a table, and a way to see errors whole.
+--
+-- model(name) gives the bytes of tests/models/NAME.onnx. attempt(statement) runs a statement and says in full how it
+-- fails: `SQLSTATE: message`, then DETAIL and HINT, or how many rows it gave.
+\set ECHO none
+\set QUIET on
+\pset format unaligned
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS pg_predict CASCADE;
+DROP SCHEMA IF EXISTS test CASCADE;
+CREATE SCHEMA test;
+GRANT USAGE ON SCHEMA test TO PUBLIC;
+SET search_path = test, public;
+CREATE EXTENSION pg_predict SCHEMA public;
+
+CREATE TABLE test.fixture (name text PRIMARY KEY, bytes bytea NOT NULL);
+\copy test.fixture from program 'cd "$PG_ABS_SRCDIR/models" && for f in *.onnx; do case $f in tap_*) continue ;; esac; printf "%s\t\\\\\\\\x" "${f%.onnx}"; od -An -v -tx1 "$f" | tr -d " \n"; echo; done'
+GRANT SELECT ON test.fixture TO PUBLIC;
+
+CREATE FUNCTION test.model(name text) RETURNS bytea STABLE
+BEGIN ATOMIC
+    SELECT f.bytes FROM test.fixture f WHERE f.name = model.name;
+END;
+
+CREATE FUNCTION test.attempt(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    rows bigint;
+    state text;
+    message text;
+    detail text;
+    hint text;
+BEGIN
+    EXECUTE statement;
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    RETURN NEXT format('no error, rows: %s', rows);
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN NEXT format('%s: %s', state, message);
+    IF detail <> '' THEN RETURN NEXT 'DETAIL: ' || detail; END IF;
+    IF hint <> '' THEN RETURN NEXT 'HINT: ' || hint; END IF;
+END $$;
+SET client_min_messages = notice;
+\pset format aligned
+\pset tuples_only on
+\pset format unaligned
+\set QUIET off
+\set ECHO all

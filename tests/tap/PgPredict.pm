@@ -1,0 +1,317 @@
+# What the server tests share: private servers with pg_predict in them, a client that speaks the protocol itself, so that
+# a test can time an answer and see an error's SQLSTATE, and a look at processes through /proc.
+#
+# Needs Linux. Servers are made by PostgreSQL::Test::Cluster, on unix sockets only.
+
+package PgPredict;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use File::Basename;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+	model_file server create_model session median ms wait_for
+	memory_kb threads named_threads parent_of children is_gone has_log clean_log large_model
+);
+
+# Where the models of the tests are, for the server too.
+my $ROOT = $ENV{PG_PREDICT_ROOT} // dirname(dirname(dirname(File::Spec->rel2abs(__FILE__))));
+
+# The path of tests/models/tap_NAME.onnx.
+sub model_file
+{
+	my ($name) = @_;
+	return "$ROOT/tests/models/tap_$name.onnx";
+}
+
+# A running server with pg_predict in its database postgres. Settings: lines for postgresql.conf.
+sub server
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(%{ $options{init} // {} });
+	$node->append_conf('postgresql.conf', <<~"CONF");
+		listen_addresses = ''
+		autovacuum = off
+		max_prepared_transactions = 5
+		log_min_messages = warning
+		log_statement = none
+		log_replication_commands = off
+		jit = off
+		CONF
+	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_predict');
+	return $node;
+}
+
+# Makes a version of the model NAME of tests/models/tap_FILE.onnx, FILE by default NAME.
+sub create_model
+{
+	my ($node, $name, %options) = @_;
+	my $file = model_file($options{file} // $name);
+	my $json = $options{options} // '{}';
+	return $node->safe_psql($options{database} // 'postgres',
+		"SELECT predict.create_model_from_file('$name', '$file', '$json')");
+}
+
+# A session of its own in a database of the node.
+sub session
+{
+	my ($node, $database, %settings) = @_;
+	return PgPredict::Session->new($node, $database // 'postgres', %settings);
+}
+
+# The middle of numbers.
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
+}
+
+# Seconds as milliseconds, for people.
+sub ms { return join ' ', map { sprintf '%.0f', 1000 * $_ } @_; }
+
+# Waits until the code says yes; false when it does not within so many seconds.
+sub wait_for
+{
+	my ($code, $seconds) = @_;
+	my $end = time + ($seconds // 30);
+	until ($code->())
+	{
+		return 0 if time > $end;
+		sleep 0.005;
+	}
+	return 1;
+}
+
+sub slurp
+{
+	my ($path) = @_;
+	open my $file, '<', $path or return;
+	local $/;
+	return scalar <$file>;
+}
+
+# A line of /proc/PID/status in kB: VmRSS, RssAnon, VmHWM ...
+sub memory_kb
+{
+	my ($pid, $what) = @_;
+	my $status = slurp("/proc/$pid/status") // '';
+	return $status =~ /^\Q$what\E:\s+(\d+) kB/m ? $1 : 0;
+}
+
+# The thread numbers of a process.
+sub threads
+{
+	my ($pid) = @_;
+	return map { basename $_ } glob "/proc/$pid/task/*";
+}
+
+# How many threads of a process have a name that starts so.
+sub named_threads
+{
+	my ($pid, $name) = @_;
+	return scalar grep { (slurp("$_/comm") // '') =~ /^\Q$name\E/ } glob "/proc/$pid/task/*";
+}
+
+# The parent of a process.
+sub parent_of
+{
+	my ($pid) = @_;
+	return (slurp("/proc/$pid/status") // '') =~ /^PPid:\s+(\d+)/m ? $1 : 0;
+}
+
+# The processes that a process started and that still run.
+sub children
+{
+	my ($pid) = @_;
+	return grep { parent_of($_) == $pid } map { basename $_ } glob '/proc/[0-9]*';
+}
+
+# Whether a process has ended: not there any more, or only waiting for its parent to notice.
+sub is_gone
+{
+	my ($pid) = @_;
+	my $status = slurp("/proc/$pid/status");
+	return !defined $status || $status =~ /^State:\s+[ZX]/m;
+}
+
+# Whether the server's log from an offset on has a line like this.
+sub has_log
+{
+	my ($node, $pattern, $from) = @_;
+	return substr(slurp($node->logfile) // '', $from // 0) =~ $pattern;
+}
+
+# Checks that no process of the server crashed.
+sub clean_log
+{
+	my ($node, $name) = @_;
+	ok(!has_log($node, qr/PANIC|was terminated by signal|crash of another server process|stack smashing|corrupted/),
+		$name);
+	return;
+}
+
+# The path of a model of 205 MB, made in a folder: y = x. The weights, zeros, are appended to what names them: in this
+# format, files put one after the other are merged.
+sub large_model
+{
+	my ($folder) = @_;
+	my $side = 7168;
+	my $path = "$folder/large.onnx";
+	my $bytes = 4 * $side * $side;
+	# TensorProto: dims, data_type FLOAT, name, raw_data; in GraphProto.initializer; in ModelProto.graph.
+	my $tensor = field(1, $side) . field(1, $side) . field(2, 1) . text(8, 'weights') . varint(9 << 3 | 2) . varint($bytes);
+	my $initializer = varint(5 << 3 | 2) . varint(length($tensor) + $bytes) . $tensor;
+	my $graph = varint(7 << 3 | 2) . varint(length($initializer) + $bytes) . $initializer;
+	open my $out, '>:raw', $path or die "$path: $!";
+	print $out slurp(model_file('large_head')), $graph or die "$path: $!";
+	my $zeros = "\0" x (1 << 20);
+	print $out $zeros for 1 .. $bytes >> 20;
+	print $out substr($zeros, 0, $bytes % (1 << 20));
+	close $out or die "$path: $!";
+	chmod 0644, $path;
+	return $path;
+}
+
+# Pieces of the protocol buffers that ONNX files are made of.
+sub varint
+{
+	my ($n) = @_;
+	my $bytes = '';
+	while ($n > 127) { $bytes .= chr($n & 127 | 128); $n >>= 7; }
+	return $bytes . chr $n;
+}
+sub field { my ($number, $n) = @_; return varint($number << 3) . varint($n); }
+sub text  { my ($number, $t) = @_; return varint($number << 3 | 2) . varint(length $t) . $t; }
+
+# A connection. Answers are hashes: rows (of columns, undef for NULL), code, message, detail, hint (of the error), notices,
+# lost (the server hung up), late (no answer in time), seconds.
+package PgPredict::Session;
+
+use strict;
+use warnings FATAL => 'all';
+
+use IO::Select;
+use IO::Socket::UNIX;
+use Time::HiRes qw(time);
+
+my $PATIENCE = 180;
+
+sub new
+{
+	my ($class, $node, $database, %settings) = @_;
+	my $path = $node->host . '/.s.PGSQL.' . $node->port;
+	my $socket = IO::Socket::UNIX->new(Peer => $path) or die "cannot connect to $path: $!";
+	my $self = bless { socket => $socket, select => IO::Select->new($socket), buffer => '' }, $class;
+	my %all = (user => scalar getpwuid($>), database => $database, client_encoding => 'UTF8', %settings);
+	my $startup = pack('N', 196608) . join('', map { "$_\0$all{$_}\0" } sort keys %all) . "\0";
+	$socket->syswrite(pack('N', 4 + length $startup) . $startup);
+	my $answer = $self->wait;
+	die "cannot connect: $answer->{message}" if $answer->{message};
+	return $self;
+}
+
+sub pid { my ($self) = @_; return $self->{pid}; }
+
+# Sends a statement and does not wait.
+sub ask
+{
+	my ($self, $sql) = @_;
+	utf8::encode($sql) if utf8::is_utf8($sql);
+	$self->{asked} = time;
+	local $SIG{PIPE} = 'IGNORE';
+	$self->{socket}->syswrite('Q' . pack('N', 5 + length $sql) . "$sql\0");
+	return $self;
+}
+
+# One message; nothing when there is none in time or the server hung up.
+sub message
+{
+	my ($self, $end) = @_;
+	my $need = 5;
+	while (1)
+	{
+		if (length $self->{buffer} >= 5)
+		{
+			$need = 1 + unpack 'N', substr $self->{buffer}, 1, 4;
+			if (length $self->{buffer} >= $need)
+			{
+				my $message = substr $self->{buffer}, 0, $need, '';
+				return (substr($message, 0, 1), substr $message, 5);
+			}
+		}
+		my $left = $end - time;
+		return ('late') if $left <= 0 || !$self->{select}->can_read($left);
+		my $read = $self->{socket}->sysread($self->{buffer}, 1 << 16, length $self->{buffer});
+		return ('lost') if !$read;
+	}
+}
+
+# Waits for the answer to what was asked.
+sub wait
+{
+	my ($self, $seconds) = @_;
+	my $end = time + ($seconds // $PATIENCE);
+	my %answer = (rows => [], notices => []);
+	while (1)
+	{
+		my ($kind, $body) = $self->message($end);
+		if ($kind eq 'late' || $kind eq 'lost') { $answer{$kind} = 1; last; }
+		last if $kind eq 'Z';
+		$self->{pid} = unpack 'N', $body if $kind eq 'K';
+		if ($kind eq 'D')
+		{
+			my ($n, @row) = unpack 'n', substr $body, 0, 2, '';
+			for (1 .. $n)
+			{
+				my $length = unpack 'l>', substr $body, 0, 4, '';
+				push @row, $length < 0 ? undef : substr $body, 0, $length, '';
+			}
+			push @{ $answer{rows} }, \@row;
+		}
+		elsif ($kind eq 'E' || $kind eq 'N')
+		{
+			my %fields = map { /^(.)(.*)$/s ? ($1, $2) : () } split /\0/, $body;
+			push @{ $answer{notices} }, $fields{M} if $kind eq 'N';
+			@answer{qw(code message detail hint)} = @fields{qw(C M D H)} if $kind eq 'E' && !$answer{message};
+		}
+	}
+	$answer{seconds} = time - ($self->{asked} // time);
+	return \%answer;
+}
+
+# Asks and waits.
+sub run
+{
+	my ($self, $sql) = @_;
+	return $self->ask($sql)->wait;
+}
+
+# The rows as text: | between columns, a line each; or the error.
+sub text
+{
+	my ($self, $sql) = @_;
+	my $answer = $self->run($sql);
+	return "$answer->{code}: $answer->{message}" if $answer->{message};
+	return 'no answer' if $answer->{lost} || $answer->{late};
+	return join "\n", map { join '|', map { $_ // 'NULL' } @$_ } @{ $answer->{rows} };
+}
+
+sub close
+{
+	my ($self) = @_;
+	local $SIG{PIPE} = 'IGNORE';
+	$self->{socket}->syswrite('X' . pack 'N', 4);
+	$self->{socket}->close;
+	return;
+}
+
+1;
