@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
 use crate::pg::results::Results;
 use crate::pg::site::{Group, Site};
+use crate::pg::spill::Pool;
 use crate::pg::{expanded, memory, sessions, text};
 use crate::registry;
 
@@ -67,12 +68,7 @@ fn step(
                     site
                 }
             };
-            let mut group = Group::new(Some(site), raw);
-            if call.is_constant(1) {
-                group.trust_reference(reference);
-            }
-            let pointer = memory::own(context, group);
-            call.give_state(pointer)
+            call.give_state(memory::own(context, Group::new(Some(site), raw)))
         }
     };
     group.add(call, first, sites.columns.as_deref())?;
@@ -88,7 +84,8 @@ fn combine(call: &Call) -> Result<Option<Datum>> {
             call.give_state(memory::own(context, Group::new(None, &[])))
         }
     };
-    ours.absorb(theirs, call)?;
+    let pool = call.site(|| Ok(Pool::new()))?;
+    ours.absorb(theirs, pool, call)?;
     Ok(Some(internal(ours)))
 }
 

@@ -75,6 +75,12 @@ impl Pipeline {
         self.busy
     }
 
+    /// Whether no run is in the session now, so that one on the caller's thread need not wait.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.work.session.is_free()
+    }
+
     /// Runs a batch on the caller's thread: for runs that are known to be short.
     pub fn run_here(&self, batch: &Batch) -> Result<Vec<Values>> {
         self.work.session.run(batch, &self.work.signature, &self.work.wanted, &self.stop)

@@ -268,6 +268,11 @@ impl Session {
         self.fallback.as_deref()
     }
 
+    /// Whether no run is in it.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.inner.is_locked()
+    }
+
     /// Whether a cancelled query's run is still in it.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {

@@ -87,12 +87,6 @@ impl Call {
         unsafe { pg_sys::get_fn_expr_argtype((*self.fcinfo).flinfo, i as i32) }
     }
 
-    /// Whether an argument is a constant of the query, so that its place in memory stands for its value.
-    pub(crate) fn is_constant(&self, i: usize) -> bool {
-        // SAFETY: reads the call's expression, which the aggregate lends to its transition function.
-        unsafe { pg_sys::get_fn_expr_arg_stable((*self.fcinfo).flinfo, i as i32) }
-    }
-
     /// A state that was just made, to work on.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn give_state<T>(&self, state: *mut T) -> &mut T {

@@ -19,6 +19,7 @@ pub(crate) mod sessions;
 pub(crate) mod setting;
 pub(crate) mod site;
 pub(crate) mod snapshot;
+pub(crate) mod spill;
 pub(crate) mod sql;
 pub(crate) mod srf;
 pub(crate) mod text;

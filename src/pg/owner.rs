@@ -42,19 +42,29 @@ pub(crate) fn caller_reads_files() -> bool {
     caller_is(pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES))
 }
 
-/// Runs `work` as the owner of the registry's tables, with a search path that nobody else can write to, and restores
-/// the caller, on a panic too; after an error PostgreSQL restores it as well.
+/// Runs `work` as the owner of the registry's tables, with a search path that nobody else can write to: an operator of
+/// the caller's must not be taken for PostgreSQL's. What was in force before comes back, after an error too.
 pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(Oid, i32);
+    struct Restore {
+        user: Oid,
+        context: i32,
+        settings: i32,
+    }
     impl Drop for Restore {
         fn drop(&mut self) {
-            // SAFETY: these were in force when the work began.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
+            // SAFETY: these were in force when the work began. After an error PostgreSQL takes settings back itself,
+            // when it ends the transaction or the part of it that failed.
+            unsafe {
+                if !std::thread::panicking() {
+                    pg_sys::AtEOXact_GUC(true, self.settings);
+                }
+                pg_sys::SetUserIdAndSecContext(self.user, self.context);
+            }
         }
     }
-    let (mut user, mut context) = (Oid::INVALID, 0);
+    let mut before = Restore { user: Oid::INVALID, context: 0, settings: 0 };
     // SAFETY: looks up the schema's owner in the catalog; the flag keeps the work from changing the session.
-    let _restore = unsafe {
+    unsafe {
         let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
         let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::NAMESPACEOID as i32, schema.into());
         let owner = if tuple.is_null() {
@@ -65,9 +75,20 @@ pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {
             pg_sys::ReleaseSysCache(tuple);
             owner
         };
-        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
-        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-        Restore(user, context)
-    };
-    work()
+        pg_sys::GetUserIdAndSecContext(&raw mut before.user, &raw mut before.context);
+        before.settings = pg_sys::NewGUCNestLevel();
+        let _restore = before;
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        pg_sys::SetUserIdAndSecContext(owner, _restore.context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        work()
+    }
 }

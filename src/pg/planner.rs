@@ -34,11 +34,31 @@ fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
     }
 }
 
-/// Whether this is the aggregate that users call: by its name and the schema of the type that it returns.
-fn is_predict_batch(aggregate: &pg_sys::Aggref, batch: Oid) -> bool {
+/// Whether this is the aggregate that users call: by its name, its type and the schema of `predictions`. The caller
+/// must be allowed to call it: what it is exchanged for is open to all.
+fn is_predict_batch(aggregate: &pg_sys::Aggref, batch: Oid, predictions: Oid) -> bool {
     // SAFETY: reads the function cache.
-    let name = unsafe { pg_sys::get_func_name(aggregate.aggfnoid) };
-    aggregate.aggtype == batch && !name.is_null() && text::copied(name) == "predict_batch"
+    unsafe {
+        let name = pg_sys::get_func_name(aggregate.aggfnoid);
+        aggregate.aggtype == batch
+            && !name.is_null()
+            && text::copied(name) == "predict_batch"
+            && pg_sys::get_func_namespace(aggregate.aggfnoid) == pg_sys::get_func_namespace(predictions)
+            && may_execute(aggregate.aggfnoid)
+    }
+}
+
+/// Whether the caller may execute a function.
+fn may_execute(function: Oid) -> bool {
+    let caller = crate::pg::owner::caller();
+    // SAFETY: reads the function cache.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let result = pg_sys::pg_proc_aclcheck(function, caller, pg_sys::ACL_EXECUTE.into());
+        #[cfg(not(feature = "pg15"))]
+        let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, function, caller, pg_sys::ACL_EXECUTE.into());
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
 }
 
 /// The column definition list that a call of `predictions` in FROM has: the names, as a constant of type text[].
@@ -118,7 +138,7 @@ pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
         }
         let [target] = members::<pg_sys::TargetEntry>((*query).targetList)[..] else { return nothing };
         let aggregate = (*target).expr.cast::<pg_sys::Aggref>();
-        if !is(aggregate.cast(), NodeTag::T_Aggref) || !is_predict_batch(&*aggregate, batch) {
+        if !is(aggregate.cast(), NodeTag::T_Aggref) || !is_predict_batch(&*aggregate, batch, (*outer).funcid) {
             return nothing;
         }
         // A result that is sorted or made distinct is compared: leave it.

@@ -144,7 +144,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
         carried,
     });
     let desc = emit::carried_desc(&layout);
-    let mut results = Results::new(Arc::clone(&layout));
+    let mut results = Results::new(Arc::clone(&layout), crate::pg::spill::Pool::new());
     let home = memory::Private::new(c"pg_predict row");
     for part in portable.rows.chunks(ROWS) {
         let mut rows = Rows::default();

@@ -1,9 +1,5 @@
-//! Results: the scored rows of one group, as encoded chunks, in memory up to half of work_mem and in a temporary file beyond.
-//!
-//! The file is a tuplestore's with one bytea a chunk: PostgreSQL accounts for it, names it and removes it. It is closed
-//! when its aggregate ends; after an error PostgreSQL closes the file itself and only the memory is given back here.
+//! Results: the scored rows of one group, as encoded chunks, in memory or in the temporary file of their pool.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,13 +7,12 @@ use pg_predict_engine::Error as Engine;
 use pg_predict_engine::chunk::Chunk;
 use pg_predict_engine::reference::Element;
 use pg_predict_engine::signature::Output;
-use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pg::call::Call;
 use crate::pg::convert::Carried;
-use crate::pg::{memory, text};
+use crate::pg::spill::{Piece, Pool};
 
 /// What the rows of a result consist of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,96 +55,16 @@ impl From<&Element> for ElementKey {
 pub(crate) struct Results {
     pub(crate) layout: Arc<Layout>,
     rows: u64,
-    memory: Vec<Vec<u8>>,
-    in_memory: usize,
-    spill: Option<Spill>,
-    /// Encoded bytes of all chunks, and their number.
+    chunks: Vec<Piece>,
+    pool: Rc<Pool>,
+    /// Encoded bytes of all chunks.
     bytes: usize,
-    chunks: u32,
-}
-
-/// Chunks in a temporary file. Shared with the aggregate that wrote it, which closes the file when it ends.
-struct Spill(Rc<Store>);
-
-struct Store {
-    store: *mut pg_sys::Tuplestorestate,
-    desc: pg_sys::TupleDesc,
-    slot: *mut pg_sys::TupleTableSlot,
-    closed: Cell<bool>,
-    /// Holds all of the above.
-    _home: memory::Private,
-}
-
-/// Closes the file when the aggregate that wrote it ends. Not called after an error.
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn close(argument: pg_sys::Datum) {
-    // SAFETY: registered with a share that the aggregate's context holds, which is reset after this.
-    let store = unsafe { &*argument.cast_mut_ptr::<Rc<Store>>() };
-    if !store.closed.replace(true) {
-        // SAFETY: open until here.
-        unsafe { pg_sys::tuplestore_end(store.store) };
-    }
-}
-
-impl Spill {
-    fn new(call: &Call) -> Result<Self> {
-        let context = call.aggregate_context("predict_batch")?;
-        let home = memory::Private::new(c"pg_predict results");
-        let (store, desc, slot) = memory::within(home.context(), || {
-            // SAFETY: all three are made in the private context; the store keeps next to nothing in memory.
-            unsafe {
-                let store = pg_sys::tuplestore_begin_heap(true, false, 64);
-                let desc = pg_sys::CreateTemplateTupleDesc(1);
-                pg_sys::TupleDescInitEntry(desc, 1, c"chunk".as_ptr(), pg_sys::BYTEAOID, -1, 0);
-                let slot = pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsMinimalTuple);
-                (store, desc, slot)
-            }
-        });
-        let shared = Rc::new(Store { store, desc, slot, closed: Cell::new(false), _home: home });
-        let theirs = memory::own(context, Rc::clone(&shared));
-        // SAFETY: the callback's share lives in the aggregate's context, which is reset after the callback.
-        unsafe { pg_sys::AggRegisterCallback(call.frame(), Some(close), pg_sys::Datum::from(theirs)) };
-        Ok(Self(shared))
-    }
-
-    fn put(&mut self, chunk: &[u8]) {
-        let mut datum = text::bytes(chunk);
-        let mut null = false;
-        // SAFETY: one attribute, one value; the store copies it.
-        unsafe {
-            pg_sys::tuplestore_putvalues(self.0.store, self.0.desc, &raw mut datum, &raw mut null);
-            pg_sys::pfree(datum.cast_mut_ptr());
-        }
-    }
-
-    fn each(&self, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        if self.0.closed.get() {
-            return Err(Error::StaleHandle);
-        }
-        // SAFETY: the store and the slot live as long as self; the datum points into the slot's tuple, which stays
-        // until the next is fetched.
-        unsafe {
-            pg_sys::tuplestore_rescan(self.0.store);
-            while pg_sys::tuplestore_gettupleslot(self.0.store, true, false, self.0.slot) {
-                pg_sys::slot_getsomeattrs_int(self.0.slot, 1);
-                f(text::varlena(*(*self.0.slot).tts_values))?;
-            }
-            pg_sys::ExecClearTuple(self.0.slot);
-        }
-        Ok(())
-    }
-}
-
-/// Half of work_mem: whoever reads the rows keeps as many again.
-fn memory_limit() -> usize {
-    // SAFETY: reads a setting.
-    unsafe { pg_sys::work_mem as usize * 1024 / 2 }
 }
 
 impl Results {
     /// An empty one.
-    pub(crate) fn new(layout: Arc<Layout>) -> Self {
-        Self { layout, rows: 0, memory: Vec::new(), in_memory: 0, spill: None, bytes: 0, chunks: 0 }
+    pub(crate) fn new(layout: Arc<Layout>, pool: Rc<Pool>) -> Self {
+        Self { layout, rows: 0, chunks: Vec::new(), pool, bytes: 0 }
     }
 
     /// Rows in it.
@@ -157,43 +72,29 @@ impl Results {
         self.rows
     }
 
+    fn count(&mut self, chunk: &[u8]) -> Result<()> {
+        self.rows += Chunk::parse(chunk)?.rows() as u64;
+        self.bytes += chunk.len();
+        Ok(())
+    }
+
     /// Appends a chunk. `call` is the aggregate's, for the file.
     pub(crate) fn push(&mut self, chunk: Vec<u8>, call: &Call) -> Result<()> {
-        self.rows += Chunk::parse(&chunk)?.rows() as u64;
-        self.bytes += chunk.len();
-        self.chunks += 1;
-        if self.spill.is_none() && self.in_memory + chunk.len() <= memory_limit() {
-            self.in_memory += chunk.len();
-            self.memory.push(chunk);
-        } else {
-            if self.spill.is_none() {
-                self.spill = Some(Spill::new(call)?);
-            }
-            if let Some(spill) = self.spill.as_mut() {
-                spill.put(&chunk);
-            }
-        }
+        self.count(&chunk)?;
+        self.chunks.push(self.pool.keep(chunk, call)?);
         Ok(())
     }
 
     /// Appends a chunk that stays in memory: for values that are being read.
     pub(crate) fn push_in_memory(&mut self, chunk: Vec<u8>) -> Result<()> {
-        self.rows += Chunk::parse(&chunk)?.rows() as u64;
-        self.bytes += chunk.len();
-        self.chunks += 1;
-        self.memory.push(chunk);
+        self.count(&chunk)?;
+        self.chunks.push(self.pool.keep_here(chunk));
         Ok(())
     }
 
     /// Calls `f` for every chunk, in order.
     pub(crate) fn each(&self, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        for chunk in &self.memory {
-            f(chunk)?;
-        }
-        match &self.spill {
-            Some(spill) => spill.each(f),
-            None => Ok(()),
-        }
+        self.chunks.iter().try_for_each(|chunk| chunk.read(&mut f))
     }
 
     /// Takes on the layout of rows that are to be appended.
@@ -209,7 +110,7 @@ impl Results {
 
     /// The size of the flat form.
     pub(crate) fn flat_size(&self) -> Result<usize> {
-        Ok(self.header()?.len() + 4 * self.chunks as usize + self.bytes)
+        Ok(self.header()?.len() + 4 * self.chunks.len() + self.bytes)
     }
 
     fn header(&self) -> Result<Vec<u8>> {
@@ -217,7 +118,7 @@ impl Results {
         let mut out = Vec::with_capacity(layout.len() + 8);
         out.extend_from_slice(&(layout.len() as u32).to_ne_bytes());
         out.extend_from_slice(&layout);
-        out.extend_from_slice(&self.chunks.to_ne_bytes());
+        out.extend_from_slice(&(self.chunks.len() as u32).to_ne_bytes());
         Ok(out)
     }
 
@@ -254,7 +155,7 @@ impl Results {
         let mut rest = bytes;
         let n = number(&mut rest)?;
         let layout = Self::read_layout(take(&mut rest, n)?)?;
-        let mut results = Self::new(Arc::new(layout));
+        let mut results = Self::new(Arc::new(layout), Pool::new());
         for _ in 0..number(&mut rest)? {
             let n = number(&mut rest)?;
             let chunk = take(&mut rest, n)?;

@@ -30,10 +30,13 @@ const TICK: Duration = Duration::from_millis(10);
 
 static EXIT_CODE: AtomicI32 = AtomicI32::new(0);
 
-/// Notes the code that the process will end with.
+/// The last of what PostgreSQL calls at exit, before exit handlers: ours is registered here, behind those of ONNX
+/// Runtime, and so comes before them.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn note_exit(code: i32, _argument: pg_sys::Datum) {
     EXIT_CODE.store(code, Ordering::Relaxed);
+    // SAFETY: registers a function that stays where it is.
+    unsafe { libc::atexit(leave) };
 }
 
 /// Runs after all that PostgreSQL does at exit, and before ONNX Runtime's static destructors.
@@ -44,14 +47,17 @@ extern "C" fn leave() {
     }
 }
 
-/// Makes sure that the process can end at any time. Once, at the first use of ONNX Runtime.
-fn prepare_exit() {
+/// Makes sure that the process can end at any time, and that no build of ONNX Runtime reports anything to anybody. Once,
+/// before the first use of ONNX Runtime.
+fn prepare_process() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // SAFETY: registers two functions that stay where they are: the library is never unloaded.
+        // SAFETY: registers a function that stays where it is: the library is never unloaded. The environment is
+        // changed before this process has a second thread.
         unsafe {
             pg_sys::on_proc_exit(Some(note_exit), pg_sys::Datum::from(0));
-            libc::atexit(leave);
+            std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
+            std::env::set_var("ORT_TELEMETRY_DISABLED", "1");
         }
     });
 }
@@ -76,10 +82,9 @@ pub(crate) fn open(version: &Version, fetch: impl FnOnce() -> Result<Vec<u8>>) -
     let model = fetch()?;
     let config = Config { library: guc::onnxruntime_library(), device, threads, session_bytes: bytes };
     let hash = version.hash;
-    // The library's exit handlers are registered when it is loaded; ours must run before them, so come after.
+    prepare_process();
     let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(model, &hash, &config))?)
         .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
-    prepare_exit();
     let session = Arc::new(loaded.map_err(of_model(&label))?);
     if let Some(reason) = session.fallback() {
         crate::error::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));

@@ -25,6 +25,7 @@ use crate::pg::convert::{Binding, Carried};
 use crate::pg::exchange::Parcel;
 use crate::pg::results::{Layout, Results};
 use crate::pg::sessions;
+use crate::pg::spill::Pool;
 
 /// Runs that take less than this may keep the backend's own thread, in microseconds.
 const SHORT_RUN: f64 = 2000.0;
@@ -48,6 +49,7 @@ pub(crate) struct Site {
     spare: Vec<(Batch, Rows)>,
     /// Bytes that wait in groups other than the one being filled.
     waiting: usize,
+    pool: Rc<Pool>,
     context: pg_sys::MemoryContext,
 }
 
@@ -81,6 +83,7 @@ impl Site {
             under_way: None,
             spare: Vec::new(),
             waiting: 0,
+            pool: Pool::new(),
             context,
         })
     }
@@ -142,7 +145,9 @@ impl Site {
         // Results keep the order of rows: what came before comes first.
         self.collect(call)?;
         let layout = self.layout();
-        let results = Rc::clone(group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout)))));
+        let results = Rc::clone(
+            group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout, Rc::clone(&self.pool))))),
+        );
         if group.batch.rows == 0 {
             // All of them are NULL: there is nothing to run.
             let empty: Vec<Values> = self.outputs.iter().map(no_values).collect();
@@ -172,7 +177,10 @@ impl Site {
     pub(crate) fn run_now(&mut self, group: &mut Group) -> Result<Vec<u8>> {
         let values: Vec<Values> = if group.batch.rows == 0 {
             self.outputs.iter().map(no_values).collect()
-        } else if self.version.signature.verified && self.version.signature.single_micros < SHORT_RUN {
+        } else if self.version.signature.verified
+            && self.version.signature.single_micros < SHORT_RUN
+            && self.pipeline.is_free()
+        {
             self.pipeline.run_here(&group.batch).map_err(of_model(&self.label))?
         } else {
             self.pipeline.submit(std::mem::take(&mut group.batch)).map_err(of_model(&self.label))?;
@@ -211,7 +219,6 @@ pub(crate) struct Group {
     site: Option<Rc<RefCell<Site>>>,
     /// The model reference, as bytes: it must stay the same.
     reference: Vec<u8>,
-    reference_at: *const u8,
     batch: Batch,
     rows: Rows,
     /// Rows that the buffers have room for.
@@ -230,7 +237,6 @@ impl Group {
         Self {
             site,
             reference: reference.to_vec(),
-            reference_at: std::ptr::null(),
             batch: Batch::default(),
             rows: Rows::default(),
             room: 0,
@@ -251,12 +257,7 @@ impl Group {
 
     /// Checks that a call is for the model that the group began with.
     #[inline]
-    pub(crate) fn check_reference(&mut self, datum: pg_sys::Datum) -> Result<()> {
-        let at: *const u8 = datum.cast_mut_ptr();
-        // A constant keeps its place; anything else is compared.
-        if std::ptr::eq(at, self.reference_at) {
-            return Ok(());
-        }
+    pub(crate) fn check_reference(&self, datum: pg_sys::Datum) -> Result<()> {
         if crate::pg::text::raw(datum) != self.reference.as_slice() {
             return Err(Error::ModelChanges {
                 first: String::from_utf8_lossy(&self.reference).into_owned(),
@@ -264,11 +265,6 @@ impl Group {
             });
         }
         Ok(())
-    }
-
-    /// Trusts that the reference at this place does not change: it is a constant of the query.
-    pub(crate) fn trust_reference(&mut self, datum: pg_sys::Datum) {
-        self.reference_at = datum.cast_mut_ptr();
     }
 
     /// Gathers the row of a call; runs a batch when one is full.
@@ -347,13 +343,13 @@ impl Group {
             site.collect(call)?;
         }
         Ok(self.results.take().map(|r| {
-            let empty = Results::new(Arc::clone(&r.borrow().layout));
+            let empty = Results::new(Arc::clone(&r.borrow().layout), Pool::new());
             r.replace(empty)
         }))
     }
 
     /// Appends the results of another group of the same query.
-    pub(crate) fn absorb(&mut self, other: &mut Self, call: &Call) -> Result<()> {
+    pub(crate) fn absorb(&mut self, other: &mut Self, pool: &Rc<Pool>, call: &Call) -> Result<()> {
         let parcel = match other.parcel.take() {
             Some(parcel) => parcel,
             None => match other.complete(call)? {
@@ -366,7 +362,7 @@ impl Group {
             |layout| match &mut *ours.borrow_mut() {
                 Some(ours) => ours.agree(&layout),
                 none => {
-                    *none = Some(Results::new(layout));
+                    *none = Some(Results::new(layout, Rc::clone(pool)));
                     Ok(())
                 }
             },
