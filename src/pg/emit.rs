@@ -548,6 +548,7 @@ pub(crate) fn each_carried(
             // SAFETY: the row has been taken.
             unsafe { pg_sys::MemoryContextReset(home.context()) };
         }
+        crate::pg::sessions::check_interrupts();
         Ok(())
     })
 }

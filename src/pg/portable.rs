@@ -13,6 +13,7 @@ use pg_predict_engine::tensor::{Column, ElementType};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::pg::convert::Carried;
@@ -29,7 +30,8 @@ struct Portable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     element: Option<ElementKey>,
     carried: Vec<NamedType>,
-    rows: Vec<Row>,
+    /// Each a `Row`, read one at a time: as values all of them would take many times the text.
+    rows: Vec<Box<RawValue>>,
 }
 
 /// Carried values, and outputs where the row was run.
@@ -60,6 +62,10 @@ fn bad(reason: impl Into<String>) -> Error {
 /// Prints results.
 pub(crate) fn print(results: &Results) -> Result<String> {
     let layout = &results.layout;
+    // The text is never much shorter than the flat form.
+    if results.flat_size()? / 4 >= LONGEST {
+        return Err(Error::TooLarge { bytes: results.flat_size()? });
+    }
     let mut outputs: Vec<_> = Vec::new();
     for c in &layout.carried {
         let (mut function, mut varlena) = (Oid::INVALID, false);
@@ -67,29 +73,7 @@ pub(crate) fn print(results: &Results) -> Result<String> {
         unsafe { pg_sys::getTypeOutputInfo(Oid::from(c.oid), &raw mut function, &raw mut varlena) };
         outputs.push(function);
     }
-    let mut rows = Vec::new();
-    emit::each_carried(results, |chunk, nth, values, nulls| {
-        let carried = (0..layout.carried.len())
-            .map(|i| {
-                // SAFETY: calls the type's output function with a value of the type.
-                (!nulls[i]).then(|| text::copied(unsafe { pg_sys::OidOutputFunctionCall(outputs[i], values[i]) }))
-            })
-            .collect();
-        let answer = match nth {
-            None => None,
-            Some(nth) => Some(
-                layout
-                    .outputs
-                    .iter()
-                    .enumerate()
-                    .map(|(place, output)| emit::output_json(output, chunk, place, nth))
-                    .collect::<Result<Vec<_>>>()?,
-            ),
-        };
-        rows.push((carried, answer));
-        Ok(())
-    })?;
-    let portable = Portable {
+    let head = Portable {
         model: layout.model.clone(),
         version: layout.version,
         outputs: layout.outputs.clone(),
@@ -105,11 +89,41 @@ pub(crate) fn print(results: &Results) -> Result<String> {
                 typmod: c.typmod,
             })
             .collect(),
-        rows,
+        rows: Vec::new(),
     };
-    let json = serde_json::to_string(&portable).map_err(|e| bad(e.to_string()))?;
-    if json.len() >= 0x3fff_ffff { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(json) }
+    let mut json = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
+    // The rows are last, and there is none yet: `..,"rows":[]}`.
+    json.truncate(json.len() - 2);
+    let mut separator = "";
+    emit::each_carried(results, |chunk, nth, values, nulls| {
+        let carried: Vec<Option<String>> = (0..layout.carried.len())
+            .map(|i| {
+                // SAFETY: calls the type's output function with a value of the type.
+                (!nulls[i]).then(|| text::copied(unsafe { pg_sys::OidOutputFunctionCall(outputs[i], values[i]) }))
+            })
+            .collect();
+        let answer: Option<Vec<Value>> = match nth {
+            None => None,
+            Some(nth) => Some(
+                layout
+                    .outputs
+                    .iter()
+                    .enumerate()
+                    .map(|(place, output)| emit::output_json(output, chunk, place, nth))
+                    .collect::<Result<Vec<_>>>()?,
+            ),
+        };
+        json.push_str(separator);
+        separator = ",";
+        json.push_str(&serde_json::to_string(&(carried, answer)).map_err(|e| bad(e.to_string()))?);
+        if json.len() >= LONGEST { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
+    })?;
+    json.push_str("]}");
+    Ok(json)
 }
+
+/// PostgreSQL's limit for one value, with room for the end.
+const LONGEST: usize = 0x3fff_ff00;
 
 /// Rows of a chunk made by reading text.
 const ROWS: usize = 4096;
@@ -149,12 +163,13 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
     for part in portable.rows.chunks(ROWS) {
         let mut rows = Rows::default();
         let mut values: Vec<Values> = layout.outputs.iter().map(crate::pg::site::no_values).collect();
-        for (carried, answer) in part {
+        for row in part {
+            let (carried, answer): Row = serde_json::from_str(row.get()).map_err(|e| bad(e.to_string()))?;
             if carried.len() != inputs.len() {
                 return Err(bad("a row has another number of carried values than there are carried columns"));
             }
             if !inputs.is_empty() {
-                memory::within(home.context(), || carry(carried, &inputs, desc, &mut rows));
+                memory::within(home.context(), || carry(&carried, &inputs, desc, &mut rows));
                 // SAFETY: the row has been copied.
                 unsafe { pg_sys::MemoryContextReset(home.context()) };
             }
@@ -163,7 +178,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
             if answer.len() != layout.outputs.len() {
                 return Err(bad("a row has another number of outputs than the model"));
             }
-            for ((output, values), answer) in layout.outputs.iter().zip(&mut values).zip(answer) {
+            for ((output, values), answer) in layout.outputs.iter().zip(&mut values).zip(&answer) {
                 append(output, values, answer)?;
             }
         }

@@ -39,6 +39,7 @@ sub server
 	$node->append_conf('postgresql.conf', <<~"CONF");
 		listen_addresses = ''
 		autovacuum = off
+		restart_after_crash = on
 		max_prepared_transactions = 5
 		log_min_messages = warning
 		log_statement = none
