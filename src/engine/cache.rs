@@ -90,7 +90,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{config, model};
+    use crate::tests::{config, model};
 
     fn session(bytes: usize) -> Arc<Session> {
         let mut config = config(Device::Cpu);

@@ -19,7 +19,7 @@ pub mod session;
 pub mod signature;
 pub mod tensor;
 #[cfg(test)]
-mod testing;
+mod tests;
 pub mod threads;
 pub mod version;
 

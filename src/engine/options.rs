@@ -117,6 +117,14 @@ impl Options {
                     format!("column \"{column}\" is not one that the model takes: {}", names.join(", ")),
                 );
             }
+            let wide =
+                signature.inputs.iter().find(|i| self.features.is_none() && &i.name == column && i.width() != Some(1));
+            if let Some(input) = wide {
+                return bad(
+                    "defaults",
+                    format!("input \"{}\" takes more than one value a row; a default is one", input.name),
+                );
+            }
             if !(value.is_number() || value.is_string() || value.is_boolean()) {
                 return bad(
                     "defaults",

@@ -164,7 +164,7 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{floats, work};
+    use crate::tests::{floats, work};
 
     fn wait(pipeline: &mut Pipeline) -> Done {
         pipeline.collect(Duration::from_secs(60)).unwrap().expect("a run ends")

@@ -357,7 +357,7 @@ impl<'a> Trial<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{model, probe, signature};
+    use crate::tests::{model, probe, signature};
 
     #[test]
     fn the_batch_axis_is_the_one_that_was_seen() {

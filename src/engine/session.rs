@@ -465,6 +465,15 @@ fn tensors<'a>(
         .zip(&batch.shapes)
         .map(|((input, column), row_shape)| {
             let width: usize = row_shape.iter().product();
+            if column.len() != batch.rows * width {
+                let reason = format!(
+                    "input \"{}\" has {} elements for {} rows of {width}",
+                    input.name,
+                    column.len(),
+                    batch.rows
+                );
+                return Err(Error::Run { reason });
+            }
             let mut shape = vec![step];
             shape.extend(row_shape);
             let value = if rows == step {
@@ -698,7 +707,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{config, floats, model, signature, work};
+    use crate::tests::{config, floats, model, signature, work};
 
     fn all(work: &crate::pipeline::Work, batch: &Batch) -> Vec<Values> {
         work.session.run(batch, &work.signature, &work.wanted, &Stop::new().unwrap()).unwrap()

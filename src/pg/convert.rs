@@ -496,6 +496,8 @@ impl Binding {
                 _ => None,
             }));
         };
+        // A default is one value; a whole array has none.
+        let default = default.filter(|_| !matches!(convert, Convert::Array(_)));
         Ok(Feature { source, name, input, convert, default })
     }
 

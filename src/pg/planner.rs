@@ -54,7 +54,7 @@ fn may_execute(function: Oid) -> bool {
     // SAFETY: reads the function cache.
     unsafe {
         #[cfg(feature = "pg15")]
-        let result = pg_sys::pg_proc_aclcheck(function, caller, pg_sys::ACL_EXECUTE.into());
+        let result = pg_sys::pg_proc_aclcheck(function, caller, pg_sys::ACL_EXECUTE);
         #[cfg(not(feature = "pg15"))]
         let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, function, caller, pg_sys::ACL_EXECUTE.into());
         result == pg_sys::AclResult::ACLCHECK_OK

@@ -7,7 +7,7 @@
 -- A first version, its alias and its facts.
 SELECT predict.create_model('m', model('linear'));
 SELECT name, version, aliases, owner, bytes = length(model('linear')) AS bytes, sha256 = encode(sha256(model('linear')), 'hex') AS sha256,
-       verified, options, created_by, created_at = now() AS at FROM predict.models;
+       verified, options, created_by FROM predict.models;
 SELECT metadata->>'ir_version', metadata->'opsets', metadata->'operators', metadata->>'producer' FROM predict.models;
 SELECT * FROM predict.model_inputs;
 SELECT * FROM predict.model_outputs;
@@ -131,8 +131,8 @@ BEGIN
 END $$;
 
 -- The creator and the owner are who calls; a name is given by rules.
-SELECT * FROM attempt(format('SELECT predict.create_model(%L, test.model(%L))', n, 'one'))
-  FROM unnest(ARRAY['', 'a@b', 'a/b', 'a[1]', ' a', 'a ', E'a\tb', repeat('x', 64), repeat('ü', 32)]) n;
+SELECT a FROM unnest(ARRAY['', 'a@b', 'a/b', 'a[1]', ' a', 'a ', E'a\tb', repeat('x', 64), repeat('ü', 32)]) n,
+     attempt(format('SELECT predict.create_model(%L, test.model(%L))', n, 'one')) a;
 SELECT predict.create_model('Größe der Äpfel', model('one')), predict.create_model(repeat('x', 63), model('one'));
 SELECT predict('Größe der Äpfel', 2), predict(repeat('x', 63) || '@1/y', 2);
 SELECT * FROM attempt($$SELECT predict.create_model(NULL, test.model('one'))$$);
@@ -141,11 +141,11 @@ SELECT * FROM attempt($$SELECT predict.create_model('n', NULL)$$);
 SELECT predict.create_model('n', model('one'), NULL);
 
 -- Options.
-SELECT * FROM attempt(format('SELECT predict.create_model(%L, test.model(%L), %L)', 'o', 'one', o))
-  FROM unnest(ARRAY['[]', '3', '{"batchsize": 3}', '{"batch_size": 0}', '{"batch_size": "3"}', '{"batch_size": 1048577}', '{"threads": 257}',
+SELECT o, a FROM unnest(ARRAY['[]', '3', '{"batchsize": 3}', '{"batch_size": 0}', '{"batch_size": "3"}', '{"batch_size": 1048577}', '{"threads": 257}',
                     '{"threads": -1}', '{"device": "gpu"}', '{"device": "cuda:x"}', '{"on_null": "nul"}', '{"features": []}', '{"features": ["a", "b"]}',
                     '{"features": "a"}', '{"defaults": {"z": 1}}', '{"defaults": {"x": "text"}}', '{"defaults": {"x": null}}', '{"defaults": {"x": 1e300}}',
-                    '{"defaults": []}']) o;
+                    '{"defaults": []}']) o,
+     attempt(format('SELECT predict.create_model(%L, test.model(%L), %L)', 'o', 'one', o)) a;
 SELECT * FROM attempt($$SELECT predict.create_model('o', test.model('named'), '{"features": ["a", "b", "c"]}')$$);
 SELECT * FROM attempt($$SELECT predict.create_model('o', test.model('linear'), '{"features": ["a", "b", "a"]}')$$);
 SELECT * FROM attempt($$SELECT predict.create_model('o', test.model('text'), '{"on_null": "nan"}')$$);

@@ -261,11 +261,13 @@ sub wait
 {
 	my ($self, $seconds) = @_;
 	my $end = time + ($seconds // $PATIENCE);
-	my %answer = (rows => [], notices => []);
+	# What came before it was late belongs to the same answer.
+	my %answer = %{ delete $self->{part} // { rows => [], notices => [] } };
 	while (1)
 	{
 		my ($kind, $body) = $self->message($end);
-		if ($kind eq 'late' || $kind eq 'lost') { $answer{$kind} = 1; last; }
+		if ($kind eq 'late') { $self->{part} = \%answer; return { late => 1 }; }
+		if ($kind eq 'lost') { $answer{lost} = 1; last; }
 		last if $kind eq 'Z';
 		$self->{pid} = unpack 'N', $body if $kind eq 'K';
 		if ($kind eq 'D')
