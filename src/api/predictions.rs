@@ -156,6 +156,9 @@ fn to_text(call: &Call) -> Result<Option<Datum>> {
     to_array(call, "text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&emit::as_text(s))))
 }
 
+/// A jsonb array holds at most 256 MB (utils/jsonb.h), which is shorter than its text may be, but not by much.
+const LONGEST_JSON: usize = 512 << 20;
+
 fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
     let Some(batch) = call.argument(0) else { return Ok(None) };
     let results: &Results = &*expanded::read(batch)?;
@@ -165,7 +168,7 @@ fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
             json.push(',');
         }
         json.push_str(row);
-        if json.len() > 0x3fff_ffff { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
+        if json.len() > LONGEST_JSON { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
     })?;
     json.push(']');
     Ok(Some(emit::jsonb(&json)))

@@ -32,7 +32,8 @@ $node->safe_psql('postgres',
 # Temporary files that are there now.
 sub leftovers
 {
-	return glob($node->data_dir . '/base/pgsql_tmp/*');
+	my @files = glob($node->data_dir . "/base/pgsql_tmp/*");
+	return @files;
 }
 
 # Runs a statement; gives its answer, and the most memory of their own that the backend and its workers each had.
