@@ -54,6 +54,8 @@ pub(crate) enum Error {
     ArrayNull { model: String, column: String, position: usize },
     /// A feature is NULL and the option on_null says error.
     NullFeature { model: String, column: String },
+    /// A row is NULL as a whole and the option on_null says error.
+    NullRow { model: String },
     /// A value does not fit the element type.
     OutOfRange { model: String, column: String, element: String },
     /// Rows of one call differ in their columns.
@@ -208,6 +210,7 @@ fn table(error: Error) -> Report {
             )
             .detail(match several_match {
                 Some(column) => format!("More than one column of the row differs from \"{column}\" only in case."),
+                None if given.is_empty() => "The row has no column.".to_owned(),
                 None => format!("The row has: {}.", quoted(&given)),
             });
             if features_hint {
@@ -247,6 +250,8 @@ fn table(error: Error) -> Report {
             format!("column \"{column}\" is NULL"),
         )
         .detail(format!("Model \"{model}\" was created with the option \"on_null\": \"error\".")),
+        Error::NullRow { model } => report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, "the row is NULL")
+            .detail(format!("Model \"{model}\" was created with the option \"on_null\": \"error\".")),
         Error::OutOfRange { model, column, element } => report(
             Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             format!("a value of column \"{column}\" does not fit type {element}"),
@@ -365,7 +370,7 @@ fn engine(model: Option<String>, error: Engine) -> Report {
             report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "these bytes are not a valid ONNX model").detail(reason)
         }
         Engine::Unsupported { what, reason } => {
-            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, of(&format!("needs what is not supported: {what}"))).detail(reason)
+            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, of(&format!("is not supported: {what}"))).detail(reason)
         }
         Engine::ExternalData { tensor } => report(
             Code::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -406,10 +411,10 @@ fn engine(model: Option<String>, error: Engine) -> Report {
         )
         .hint("The setting pg_predict.session_cache_size says how much they may take."),
         Engine::Option { key, reason } if key.is_empty() => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "invalid options").detail(reason)
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "invalid options").detail(format!("{reason}."))
         }
         Engine::Option { key, reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\"")).detail(reason).hint(
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\"")).detail(format!("{reason}.")).hint(
                 "The options are features, on_null, defaults, batch_size, device and threads.",
             )
         }

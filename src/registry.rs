@@ -31,14 +31,17 @@ pub(crate) struct Resolved {
 }
 
 thread_local! {
-    /// Signatures and options already parsed: versions are immutable, so the number and hash are enough.
-    static PARSED: RefCell<Vec<Arc<Version>>> = const { RefCell::new(Vec::new()) };
+    /// Versions already parsed, with the texts that they were parsed from: a number can come back with other options
+    /// after its model was dropped, or its creation rolled back.
+    static PARSED: RefCell<Vec<(String, String, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the tables say of a reference.
 struct Found {
     number: Option<i32>,
     hash: Option<[u8; 32]>,
+    signature: String,
+    options: String,
     /// Those who may use the model.
     roles: Vec<Oid>,
 }
@@ -57,7 +60,7 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
     owner::as_registry_owner(|| {
         sql::run(
             Mode::Read,
-            c"SELECT v.number, v.hash, p.role::oid
+            c"SELECT v.number, v.hash, p.role::oid, v.signature::text, v.options::text
                 FROM predict.model m
                 LEFT JOIN predict.version v ON v.model = m.name AND v.number = coalesce($2,
                           (SELECT a.version FROM predict.alias a WHERE a.model = m.name AND a.alias = $3))
@@ -68,13 +71,17 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
                 let found = found.get_or_insert_with(|| Found {
                     number: row.int(0),
                     hash: row.bytes(1, |b| b.try_into().ok()).flatten(),
+                    signature: row.text(3).unwrap_or_default(),
+                    options: row.text(4).unwrap_or_default(),
                     roles: Vec::new(),
                 });
                 found.roles.extend(row.oid(2));
             },
         );
     });
-    let Some(Found { number, hash, roles }) = found else { return Err(Error::NoModel { name: reference.name }) };
+    let Some(Found { number, hash, roles, signature, options }) = found else {
+        return Err(Error::NoModel { name: reference.name });
+    };
     if !roles.iter().any(|r| owner::caller_is(*r)) && !owner::caller_is_superuser() {
         return Err(Error::NotPermitted { model: reference.name, verb: "use" });
     }
@@ -84,30 +91,21 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
             VersionRef::Alias(alias) => Error::NoAlias { model: reference.name, alias },
         });
     };
-    let version = version(&reference.name, number, hash)?;
+    let version = version(&reference.name, number, hash, signature, options)?;
     let selection = reference.select(&version.signature).map_err(of_model(&version.label()))?;
     Ok(Resolved { names_output: reference.output.is_some(), version, selection })
 }
 
 /// A version, parsed once.
-fn version(model: &str, number: i32, hash: [u8; 32]) -> Result<Arc<Version>> {
-    let same = |v: &&Arc<Version>| v.model == model && v.number == number && v.hash == hash;
-    // A version dropped and created again has a number of its own; its bytes may come back under other options only so.
-    if let Some(version) = PARSED.with_borrow(|all| all.iter().find(same).cloned()) {
+fn version(model: &str, number: i32, hash: [u8; 32], signature: String, options: String) -> Result<Arc<Version>> {
+    let same = |(s, o, v): &&(String, String, Arc<Version>)| {
+        v.hash == hash && v.number == number && v.model == model && *s == signature && *o == options
+    };
+    if let Some(version) = PARSED.with_borrow(|all| all.iter().find(same).map(|(_, _, v)| Arc::clone(v))) {
         return Ok(version);
     }
-    let mut read: Option<(String, String)> = None;
-    owner::as_registry_owner(|| {
-        sql::run(
-            Mode::Read,
-            c"SELECT v.signature::text, v.options::text FROM predict.version v WHERE v.model = $1 AND v.number = $2",
-            &[Value::Text(model), Value::Int(number)],
-            |row| read = row.text(0).zip(row.text(1)),
-        );
-    });
     let damaged =
         |_| Error::from(pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() });
-    let (signature, options) = read.ok_or(Error::NoVersion { model: model.to_owned(), version: number })?;
     let version = Arc::new(Version {
         model: model.to_owned(),
         number,
@@ -119,7 +117,7 @@ fn version(model: &str, number: i32, hash: [u8; 32]) -> Result<Arc<Version>> {
         if all.len() >= PARSED_KEPT {
             all.remove(0);
         }
-        all.push(Arc::clone(&version));
+        all.push((signature, options, Arc::clone(&version)));
     });
     Ok(version)
 }
@@ -314,7 +312,11 @@ pub(crate) fn create_from_file(name: &str, path: &str, options: &serde_json::Val
     if !owner::caller_reads_files() {
         return Err(Error::NoFilePermission);
     }
-    let failed = |reason: String| Error::File { path: path.to_owned(), reason };
+    let failed = |reason: String| {
+        // The system's words without the number that Rust adds.
+        let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
+        Error::File { path: path.to_owned(), reason }
+    };
     // Opening something that is no file may never end.
     let about = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?;
     if !about.is_file() {

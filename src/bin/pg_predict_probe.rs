@@ -6,6 +6,7 @@
 use std::io::{Read, Write};
 
 use pg_predict_engine::probe::{Answer, Request, run};
+use pg_predict_engine::threads::run_with_less_stack;
 
 fn main() -> std::process::ExitCode {
     let Some(request) = std::env::args().nth(1).and_then(|a| serde_json::from_str::<Request>(&a).ok()) else {
@@ -17,7 +18,11 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot read the model: {e}");
         return std::process::ExitCode::from(2);
     }
-    let answer: Answer = run(&bytes, &request);
+    // What passes here is loaded by a server's thread, whose stack is larger.
+    let Ok(Some(answer)) = run_with_less_stack(move || -> Answer { run(&bytes, &request) }) else {
+        eprintln!("the trial ended without an answer");
+        return std::process::ExitCode::from(2);
+    };
     let written = serde_json::to_vec(&answer).map_err(std::io::Error::from).and_then(|json| {
         let mut out = std::io::stdout().lock();
         out.write_all(&json)?;

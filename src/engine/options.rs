@@ -53,26 +53,33 @@ pub const MAX_BATCH_SIZE: usize = 1 << 20;
 /// The most threads that a session can be given.
 pub const MAX_THREADS: usize = 256;
 
+/// The options, and what their values are.
+const KEYS: [(&str, &str); 6] = [
+    ("features", "an array of column names"),
+    ("on_null", "one of \"null\", \"error\", \"nan\""),
+    ("defaults", "an object with a value for each column"),
+    ("batch_size", "a whole number of rows"),
+    ("device", "one of \"cpu\", \"cuda\", \"cuda:N\", \"auto\""),
+    ("threads", "a whole number"),
+];
+
 impl Options {
     /// Parses options; an unknown key or a value of the wrong type is an error that names it.
     pub fn parse(value: &Value) -> Result<Self> {
-        if !value.is_object() {
-            return Err(Error::Option { key: String::new(), reason: "options are a JSON object".to_owned() });
-        }
-        let options: Self = serde_json::from_value(value.clone()).map_err(|e| {
-            // serde names the key only for unknown ones: find the one that fails alone.
-            let key = value.as_object().and_then(|o| {
-                o.iter().find(|(k, v)| {
-                    let one = Value::Object(Map::from_iter([((*k).clone(), (*v).clone())]));
-                    serde_json::from_value::<Self>(one).is_err()
-                })
-            });
-            Error::Option { key: key.map(|(k, _)| k.clone()).unwrap_or_default(), reason: e.to_string() }
-        })?;
-        let range = |key: &str, n: Option<usize>, max: usize| match n {
-            Some(n) if n < 1 || n > max => {
-                Err(Error::Option { key: key.to_owned(), reason: format!("{n} is not between 1 and {max}") })
+        let bad = |key: &str, reason: String| Error::Option { key: key.to_owned(), reason };
+        let Some(object) = value.as_object() else { return Err(bad("", "Options are a JSON object".to_owned())) };
+        for (key, value) in object {
+            let Some((_, wanted)) = KEYS.iter().find(|(k, _)| k == key) else {
+                return Err(bad(key, "There is no such option".to_owned()));
+            };
+            let one = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+            if serde_json::from_value::<Self>(one).is_err() {
+                return Err(bad(key, format!("Its value {value} is not {wanted}")));
             }
+        }
+        let options: Self = serde_json::from_value(value.clone()).map_err(|e| bad("", e.to_string()))?;
+        let range = |key: &str, n: Option<usize>, max: usize| match n {
+            Some(n) if n < 1 || n > max => Err(bad(key, format!("Its value {n} is not between 1 and {max}"))),
             _ => Ok(()),
         };
         range("batch_size", options.batch_size, MAX_BATCH_SIZE)?;
@@ -87,24 +94,27 @@ impl Options {
             let [input] = signature.inputs.as_slice() else {
                 return bad(
                     "features",
-                    format!("it is for models with one input, and this one has {}", signature.inputs.len()),
+                    format!("It is for models with one input, and this one has {}", signature.inputs.len()),
                 );
             };
             if features.is_empty() {
-                return bad("features", "it names no column".to_owned());
+                return bad("features", "It names no column".to_owned());
             }
             if let Some(width) = input.width().filter(|w| *w != features.len()) {
                 return bad(
                     "features",
-                    format!("it names {} columns, and input \"{}\" takes {width}", features.len(), input.name),
+                    format!("It names {} columns, and input \"{}\" takes {width}", features.len(), input.name),
                 );
             }
             if let Some(twice) = features.iter().enumerate().find(|(i, f)| features[..*i].contains(f)) {
-                return bad("features", format!("column \"{}\" is named twice", twice.1));
+                return bad("features", format!("Column \"{}\" is named twice", twice.1));
             }
         }
         if self.on_null == OnNull::Nan && !signature.inputs.iter().any(|i| i.element.is_float()) {
-            return bad("on_null", "\"nan\" is for models with a float input, and this one has none".to_owned());
+            return bad(
+                "on_null",
+                "The value \"nan\" is for models with a float input, and this one has none".to_owned(),
+            );
         }
         for (column, value) in &self.defaults {
             let names: Vec<&str> = match &self.features {
@@ -114,7 +124,7 @@ impl Options {
             if !names.iter().any(|n| n == column) {
                 return bad(
                     "defaults",
-                    format!("column \"{column}\" is not one that the model takes: {}", names.join(", ")),
+                    format!("Column \"{column}\" is not one that the model takes: {}", names.join(", ")),
                 );
             }
             let wide =
@@ -122,18 +132,18 @@ impl Options {
             if let Some(input) = wide {
                 return bad(
                     "defaults",
-                    format!("input \"{}\" takes more than one value a row; a default is one", input.name),
+                    format!("Input \"{}\" takes more than one value a row; a default is one", input.name),
                 );
             }
             if !(value.is_number() || value.is_string() || value.is_boolean()) {
                 return bad(
                     "defaults",
-                    format!("the default of column \"{column}\" is not a number, a text or a boolean"),
+                    format!("The default of column \"{column}\" is not a number, a text or a boolean"),
                 );
             }
         }
         if let (Some(fixed), Some(_)) = (signature.fixed_rows, self.batch_size) {
-            return bad("batch_size", format!("the model itself fixes its batch at {fixed} rows"));
+            return bad("batch_size", format!("The model itself fixes its batch at {fixed} rows"));
         }
         Ok(())
     }

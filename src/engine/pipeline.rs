@@ -55,12 +55,14 @@ pub struct Pipeline {
     stop: Stop,
     thread: Option<Thread>,
     busy: bool,
+    /// Traps when the batch under way was sent.
+    traps: usize,
 }
 
 impl Pipeline {
     /// One that has no thread yet.
     pub fn new(work: Work) -> Result<Self> {
-        Ok(Self { work, stop: Stop::new()?, thread: None, busy: false })
+        Ok(Self { work, stop: Stop::new()?, thread: None, busy: false, traps: 0 })
     }
 
     /// What its runs have in common.
@@ -88,6 +90,7 @@ impl Pipeline {
 
     /// Hands a batch to the thread. The one before must have been collected.
     pub fn submit(&mut self, batch: Batch) -> Result<()> {
+        self.traps = threads::traps();
         if self.thread.is_none() {
             self.thread = Some(start(self.work.clone(), self.stop.clone())?);
         }
@@ -106,6 +109,13 @@ impl Pipeline {
             Ok(done) => {
                 self.busy = false;
                 Ok(Some(done))
+            }
+            Err(RecvTimeoutError::Timeout) if threads::traps() != self.traps => {
+                // Its thread will never come back, and the session is locked for good.
+                self.busy = false;
+                self.thread = None;
+                self.work.session.abandon();
+                Err(Error::Run { reason: "an integer was divided by zero, or a quotient did not fit".to_owned() })
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(ended()),
@@ -151,6 +161,7 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
                 state.running = false;
                 if std::mem::take(&mut state.abandoned) {
                     work.session.reclaim();
+                    threads::after_abandoned();
                 }
             }
             if outbox.send(Done { batch, result, took }).is_err() {

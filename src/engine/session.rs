@@ -151,7 +151,7 @@ fn load_error(reason: String) -> Error {
         "under development and support for this is limited",
         "No opset import for domain",
     ]) {
-        Error::Unsupported { what: "the model's operators or opset".to_owned(), reason }
+        Error::Unsupported { what: "it needs an operator or an opset that this ONNX Runtime lacks".to_owned(), reason }
     } else {
         Error::InvalidModel { reason }
     }

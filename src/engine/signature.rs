@@ -127,6 +127,15 @@ impl Signature {
         self.outputs.iter().position(|o| o.name == name)
     }
 
+    /// Whether the file has one of these operators; true where that is not known.
+    #[must_use]
+    pub fn has_operator(&self, names: &[&str]) -> bool {
+        match self.metadata.get("operators").and_then(|o| o.as_array()) {
+            Some(operators) => operators.iter().any(|o| names.iter().any(|n| o == n)),
+            None => true,
+        }
+    }
+
     /// The names of all outputs.
     #[must_use]
     pub fn output_names(&self) -> Vec<String> {

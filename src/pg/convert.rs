@@ -22,6 +22,8 @@ type Write = fn(Datum, &mut Column) -> Result<bool>;
 /// How a value gets into its column.
 enum Convert {
     Scalar(Write),
+    /// A literal that the parser left alone: a bare NULL, or text where a number is wanted.
+    Untyped,
     /// Through the type's output function: enums.
     Output(Box<pg_sys::FmgrInfo>),
     Array(ArrayConvert),
@@ -95,9 +97,14 @@ fn float4(d: Datum) -> f32 {
 fn float8(d: Datum) -> f64 {
     f64::from_bits(d.value() as u64)
 }
-fn numeric(d: Datum) -> f64 {
-    // SAFETY: callers pass a numeric that is not NULL; out of range raises 22003.
-    unsafe { pgrx::direct_function_call_as_datum(pg_sys::numeric_float8, &[Some(d)]) }.map_or(f64::NAN, float8)
+/// A numeric as float8; none where it is too large for one.
+fn numeric(d: Datum) -> Option<f64> {
+    // SAFETY: callers pass a numeric that is not NULL.
+    unsafe {
+        let x = pgrx::direct_function_call_as_datum(pg_sys::numeric_float8_no_overflow, &[Some(d)]).map(float8)?;
+        let infinite = || pg_sys::numeric_is_inf(pg_sys::pg_detoast_datum(d.cast_mut_ptr()).cast());
+        (x.is_finite() || x.is_nan() || infinite()).then_some(x)
+    }
 }
 fn narrow(x: f64) -> Option<f32> {
     let y = x as f32;
@@ -164,8 +171,8 @@ fn writer(oid: Oid, element: ElementType) -> Option<Write> {
             _ => None,
         },
         pg_sys::NUMERICOID => match element {
-            ElementType::Float32 => write!(Float32, numeric, narrow),
-            ElementType::Float64 => write!(Float64, numeric, Some),
+            ElementType::Float32 => write!(Float32, numeric, |x: Option<f64>| x.and_then(narrow)),
+            ElementType::Float64 => write!(Float64, numeric, |x| x),
             _ => None,
         },
         pg_sys::INT2OID => write_integer!(element, |d: Datum| d.value() as i16),
@@ -250,7 +257,7 @@ pub(crate) fn check_defaults(options: &pg_predict_engine::options::Options, inpu
         if !write_default(value, &mut Column::new(input.element)) {
             return Err(pg_predict_engine::Error::Option {
                 key: "defaults".to_owned(),
-                reason: format!("the default {value} of column \"{name}\" does not fit type {}", input.element),
+                reason: format!("The default {value} of column \"{name}\" does not fit type {}", input.element),
             }
             .into());
         }
@@ -295,8 +302,13 @@ impl Binding {
         let types: Vec<Oid> = (first..call.arguments().len()).map(|i| call.argument_type(i)).collect();
         match types.as_slice() {
             [one] if is_composite(base_type(*one)) => {
-                let Some(row) = call.argument(first) else { return Ok(None) };
-                binding.bind_composite(version, row, columns)?;
+                let (typeid, typmod) = match call.argument(first) {
+                    Some(row) => row_type(row),
+                    // A NULL of an anonymous row type tells nothing.
+                    None if base_type(*one) == pg_sys::RECORDOID => return Ok(None),
+                    None => (base_type(*one), -1),
+                };
+                binding.bind_composite(version, typeid, typmod, columns)?;
             }
             _ => binding.bind_values(version, &types, call.is_variadic())?,
         }
@@ -347,7 +359,7 @@ impl Binding {
             return Ok(());
         }
         let wanted = match (self.wide_width(version), self.inputs.len()) {
-            (Some(width), _) if types.len() == width || (types.len() > 1 && self.inputs[0].width().is_none()) => {
+            (width, 1) if width == Some(types.len()) || (width.is_none() && !types.is_empty()) => {
                 for (i, oid) in types.iter().enumerate() {
                     let name = version.options.features.as_ref().and_then(|f| f.get(i)).cloned();
                     let name = name.unwrap_or_else(|| format!("argument {}", i + 1));
@@ -358,7 +370,7 @@ impl Binding {
                 return self.only_scalars();
             }
             (Some(width), _) => format!("{width} values or one array of {width}"),
-            (None, 1) => "one array".to_owned(),
+            (None, 1) if types.is_empty() => "one array".to_owned(),
             (None, n) => format!("{n} values"),
         };
         Err(Error::Arguments { model: self.model.clone(), given: types.len(), wanted })
@@ -378,8 +390,13 @@ impl Binding {
         }
     }
 
-    fn bind_composite(&mut self, version: &Version, row: Datum, wanted_back: Option<&[String]>) -> Result<()> {
-        let (typeid, typmod) = row_type(row);
+    fn bind_composite(
+        &mut self,
+        version: &Version,
+        typeid: Oid,
+        typmod: i32,
+        wanted_back: Option<&[String]>,
+    ) -> Result<()> {
         let context = self.context;
         let desc = memory::within(context, || {
             // SAFETY: a composite value names a type that the cache knows; the copy belongs to the call site.
@@ -484,8 +501,7 @@ impl Binding {
         } else if let Some(write) = writer(base, target.element) {
             Convert::Scalar(write)
         } else if base == pg_sys::UNKNOWNOID {
-            // A bare NULL, or a literal that the parser left alone.
-            Convert::Scalar(|_, _| Ok(false))
+            Convert::Untyped
         } else if target.element == ElementType::String && is_enum(base) {
             Convert::Output(Box::new(output_function(base)))
         } else {
@@ -559,7 +575,7 @@ impl Binding {
     /// Notes a row that is NULL as a whole.
     pub(crate) fn gather_null(&mut self, rows: &mut Rows) -> Result<()> {
         if self.on_null == OnNull::Error {
-            return Err(Error::NullFeature { model: self.model.clone(), column: "row".to_owned() });
+            return Err(Error::NullRow { model: self.model.clone() });
         }
         rows.ran.push(false);
         if let Some(composite) = self.composite.as_mut().filter(|c| !c.carried.is_empty()) {
@@ -572,6 +588,9 @@ impl Binding {
     fn gather_composite(&mut self, row: NullableDatum, batch: &mut Batch, rows: &mut Rows) -> Result<Gathered> {
         let Some(composite) = self.composite.as_mut() else { return Err(Error::RowsDiffer) };
         if row.isnull {
+            if self.on_null == OnNull::Error {
+                return Err(Error::NullRow { model: self.model.clone() });
+            }
             composite.nulls.fill(true);
         } else {
             let (typeid, typmod) = row_type(row.value);
@@ -630,6 +649,15 @@ fn gather_features(
         let written = match read(feature.source) {
             Some(datum) => match &feature.convert {
                 Convert::Scalar(write) => write(datum, column)?,
+                Convert::Untyped => {
+                    return Err(Error::WrongType {
+                        model: model.to_owned(),
+                        column: feature.name.clone(),
+                        given: "unknown".to_owned(),
+                        wanted: column.element().to_string(),
+                        hint: Some("Text does not turn into a number by itself: cast it."),
+                    });
+                }
                 Convert::Output(function) => {
                     if let Column::String(v) = column {
                         v.push(&output(function, datum));

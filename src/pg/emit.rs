@@ -75,15 +75,20 @@ pub(crate) fn number(scalar: Scalar<'_>) -> Option<f64> {
 /// A value as text, as PostgreSQL would write it.
 pub(crate) fn as_text(scalar: Scalar<'_>) -> String {
     match scalar {
-        Scalar::Float32(x) if x.is_finite() => x.to_string(),
-        Scalar::Float64(x) if x.is_finite() => x.to_string(),
-        Scalar::Float32(x) => non_finite(x.into()),
-        Scalar::Float64(x) => non_finite(x),
+        Scalar::Float32(x) => float_text(pg_sys::float4out, Datum::from(x.to_bits())),
+        Scalar::Float64(x) => float_text(pg_sys::float8out, Datum::from(x.to_bits())),
         Scalar::Int(x) => x.to_string(),
         Scalar::Uint64(x) => x.to_string(),
         Scalar::Bool(x) => if x { "true" } else { "false" }.to_owned(),
         Scalar::Text(t) => t.to_owned(),
     }
+}
+
+/// A float in PostgreSQL's own form.
+fn float_text(output: unsafe fn(pg_sys::FunctionCallInfo) -> Datum, x: Datum) -> String {
+    // SAFETY: the output function of a float returns a C string.
+    unsafe { pgrx::direct_function_call_as_datum(output, &[Some(x)]) }
+        .map_or_else(String::new, |d| text::copied(d.cast_mut_ptr::<std::ffi::c_char>()))
 }
 
 fn non_finite(x: f64) -> String {
@@ -101,18 +106,21 @@ fn non_finite(x: f64) -> String {
 pub(crate) fn as_json(scalar: Scalar<'_>) -> Value {
     match scalar {
         // The shortest digits that read back as the same float32.
-        Scalar::Float32(x) => x
-            .to_string()
-            .parse::<f64>()
-            .ok()
-            .and_then(serde_json::Number::from_f64)
-            .map_or_else(|| non_finite(x.into()).into(), Value::Number),
-        Scalar::Float64(x) => serde_json::Number::from_f64(x).map_or_else(|| non_finite(x).into(), Value::Number),
+        Scalar::Float32(x) => x.to_string().parse::<f64>().map_or_else(|_| Value::Null, float_json),
+        Scalar::Float64(x) => float_json(x),
         Scalar::Int(x) => x.into(),
         Scalar::Uint64(x) => x.into(),
         Scalar::Bool(x) => x.into(),
         Scalar::Text(t) => t.into(),
     }
+}
+
+/// A float as JSON: a whole number without a point, as PostgreSQL writes it.
+fn float_json(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e15 && !(x == 0.0 && x.is_sign_negative()) {
+        return (x as i64).into();
+    }
+    serde_json::Number::from_f64(x).map_or_else(|| non_finite(x).into(), Value::Number)
 }
 
 /// A row of an output as JSON, nested as its shape is.
@@ -285,6 +293,8 @@ enum Source {
     /// A single value as an array of one.
     One(usize),
     Carried(usize),
+    /// A column of rows whose type nobody knows.
+    Null,
 }
 
 struct Column {
@@ -379,6 +389,8 @@ impl Rows {
                 let c = &layout.carried[place];
                 let coercion = Coercion::new(&name, Oid::from(c.oid), c.typmod, a.atttypid, a.atttypmod)?;
                 columns.push(Column { source: Source::Carried(place), coercion });
+            } else if layout.unbound {
+                columns.push(Column { source: Source::Null, coercion: None });
             } else {
                 return Err(Error::UnknownColumn {
                     name,
@@ -411,7 +423,7 @@ impl Rows {
                     null = self.carried_nulls[*place];
                     self.carried_values[*place]
                 }
-                (_, None) => {
+                (_, None) | (Source::Null, _) => {
                     null = true;
                     Datum::from(0)
                 }

@@ -30,6 +30,8 @@ struct Portable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     element: Option<ElementKey>,
     carried: Vec<NamedType>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unbound: bool,
     /// Each a `Row`, read one at a time: as values all of them would take many times the text.
     rows: Vec<Box<RawValue>>,
 }
@@ -89,6 +91,7 @@ pub(crate) fn print(results: &Results) -> Result<String> {
                 typmod: c.typmod,
             })
             .collect(),
+        unbound: layout.unbound,
         rows: Vec::new(),
     };
     let mut json = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
@@ -156,6 +159,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
         selected: portable.selected,
         element: portable.element,
         carried,
+        unbound: portable.unbound,
     });
     let desc = emit::carried_desc(&layout);
     let mut results = Results::new(Arc::clone(&layout), crate::pg::spill::Pool::new());

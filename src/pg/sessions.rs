@@ -18,7 +18,7 @@ use pg_predict_engine::threads;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result, of_model};
+use crate::error::{Result, of_model};
 use crate::guc;
 
 thread_local! {
@@ -47,14 +47,61 @@ extern "C" fn leave() {
     }
 }
 
+/// PostgreSQL's own handler of the trap.
+static PREVIOUS: std::sync::OnceLock<libc::sigaction> = std::sync::OnceLock::new();
+
+/// Handles the trap of an integer division. In the backend's own thread it is PostgreSQL's to handle; one of ours is kept
+/// from returning, for the instruction would trap again, and whoever waits for its run is told.
+extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: only what may be called in a signal handler is called: system calls, atomics, and the handler that
+    // PostgreSQL had installed, with its own arguments.
+    unsafe {
+        if libc::syscall(libc::SYS_gettid) == i64::from(libc::getpid()) {
+            match PREVIOUS.get() {
+                Some(previous) if previous.sa_sigaction > libc::SIG_IGN => {
+                    if previous.sa_flags & libc::SA_SIGINFO != 0 {
+                        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                            std::mem::transmute(previous.sa_sigaction);
+                        handler(signal, info, context);
+                    } else {
+                        let handler: extern "C" fn(i32) = std::mem::transmute(previous.sa_sigaction);
+                        handler(signal);
+                    }
+                }
+                _ => libc::_exit(2),
+            }
+            return;
+        }
+        threads::note_trap();
+        loop {
+            libc::pause();
+        }
+    }
+}
+
+/// Gives freed memory back to the system: what an abandoned run had is in its own thread's arena.
+fn give_back() {
+    // SAFETY: may be called from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Makes sure that the process can end at any time, and that no build of ONNX Runtime reports anything to anybody. Once,
 /// before the first use of ONNX Runtime.
 fn prepare_process() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // SAFETY: registers a function that stays where it is: the library is never unloaded. The environment is
+        threads::set_after_abandoned(give_back);
+        // SAFETY: registers functions that stay where they are: the library is never unloaded. The environment is
         // changed before this process has a second thread.
         unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let mut previous: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_trap as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+            if libc::sigaction(libc::SIGFPE, std::ptr::null(), &raw mut previous) == 0 {
+                let _ = PREVIOUS.set(previous);
+                libc::sigaction(libc::SIGFPE, &raw const action, std::ptr::null_mut());
+            }
             pg_sys::on_proc_exit(Some(note_exit), pg_sys::Datum::from(0));
             std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
             std::env::set_var("ORT_TELEMETRY_DISABLED", "1");
@@ -105,9 +152,9 @@ pub(crate) fn wait<T>(answer: std::sync::mpsc::Receiver<T>) -> Option<T> {
 }
 
 /// Waits for the batch under way, looking at interrupts.
-pub(crate) fn collect(pipeline: &mut Pipeline) -> Result<Done> {
+pub(crate) fn collect(pipeline: &mut Pipeline, model: &str) -> Result<Done> {
     loop {
-        if let Some(done) = pipeline.collect(TICK).map_err(Error::from)? {
+        if let Some(done) = pipeline.collect(TICK).map_err(of_model(model))? {
             return Ok(done);
         }
         check_interrupts();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use pg_predict_engine::batch::{Batch, Keys, Maps, Values};
 use pg_predict_engine::chunk::{self, Rows};
+use pg_predict_engine::options::OnNull;
 use pg_predict_engine::pipeline::{Pipeline, Work};
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::session::Session;
@@ -50,6 +51,8 @@ pub(crate) struct Site {
     /// Bytes that wait in groups other than the one being filled.
     waiting: usize,
     pool: Rc<Pool>,
+    /// The model divides integers, perhaps: its runs stay off the backend's own thread.
+    may_trap: bool,
     context: pg_sys::MemoryContext,
 }
 
@@ -69,6 +72,7 @@ impl Site {
         let selection =
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
         let label = version.label();
+        let may_trap = signature.has_operator(&["Div", "Mod"]);
         let work = Work { session, signature, wanted: wanted.into() };
         Ok(Self {
             batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
@@ -84,6 +88,7 @@ impl Site {
             spare: Vec::new(),
             waiting: 0,
             pool: Pool::new(),
+            may_trap,
             context,
         })
     }
@@ -102,6 +107,7 @@ impl Site {
             selected: self.selection.output,
             element: self.selection.element.as_ref().map(Into::into),
             carried,
+            unbound: !bound,
         });
         // Before the first row that tells its type, the layout is not final.
         if bound {
@@ -128,7 +134,7 @@ impl Site {
     /// Waits for the batch under way, if there is one, and keeps its results.
     pub(crate) fn collect(&mut self, call: &Call) -> Result<()> {
         let Some((mut rows, results)) = self.under_way.take() else { return Ok(()) };
-        let mut done = sessions::collect(&mut self.pipeline)?;
+        let mut done = sessions::collect(&mut self.pipeline, &self.label)?;
         let values = done.result.map_err(of_model(&self.label))?;
         self.finish(&rows, &values, &results, call)?;
         rows.clear();
@@ -179,12 +185,13 @@ impl Site {
             self.outputs.iter().map(no_values).collect()
         } else if self.version.signature.verified
             && self.version.signature.single_micros < SHORT_RUN
+            && !self.may_trap
             && self.pipeline.is_free()
         {
             self.pipeline.run_here(&group.batch).map_err(of_model(&self.label))?
         } else {
             self.pipeline.submit(std::mem::take(&mut group.batch)).map_err(of_model(&self.label))?;
-            let done = sessions::collect(&mut self.pipeline)?;
+            let done = sessions::collect(&mut self.pipeline, &self.label)?;
             group.batch = done.batch;
             done.result.map_err(of_model(&self.label))?
         };
@@ -316,6 +323,9 @@ impl Group {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
         if !site.bind(call, first, Some(&[]))? {
+            if site.version.options.on_null == OnNull::Error {
+                return Err(Error::NullRow { model: site.label.clone() });
+            }
             // An anonymous row that is NULL: nothing is known of it but that.
             self.rows.ran.push(false);
             return site.run_now(self);

@@ -83,7 +83,6 @@ SELECT * FROM attempt($$SELECT predict_batch('named', r) FROM (SELECT 1 AS "a ",
 -- A row without names.
 SELECT * FROM attempt($$SELECT predict('named', ROW(1, 2, 3))$$);
 SELECT * FROM attempt($$SELECT predict_batch('named', ROW(1, 2, 3))$$);
-SELECT * FROM attempt($$SELECT predict('linear', ROW())$$);
 -- A wide input as an array column of its name.
 SELECT predict('linear', r) FROM (SELECT ARRAY[1, 2, 3] AS x, 'carried' AS note) r;
 SELECT p.* FROM predictions((SELECT predict_batch('linear', r) FROM (SELECT ARRAY[1, 2, 3] AS x, 'carried' AS note) r)) p(note text, y real);
@@ -95,7 +94,7 @@ CREATE DOMAIN small AS int CHECK (VALUE < 100);
 CREATE DOMAIN triple AS real[] CHECK (array_length(VALUE, 1) = 3);
 SELECT predict('linear', ARRAY[1, 2, 3]::small[]), predict('linear', ARRAY[1, 2, 3]::triple), predict('linear', 1::small, 2::small, 3::small);
 SELECT * FROM attempt($$SELECT predict('linear', '{1,2,3}'::text[])$$);
-SELECT * FROM attempt($$SELECT predict('linear', '{1,2,3}'::date[])$$);
+SELECT * FROM attempt($$SELECT predict('linear', '{2020-02-02,2020-02-03,2020-02-04}'::date[])$$);
 -- Of one, two and three dimensions, and with other lower bounds: as they are written, row by row.
 SELECT predict('grid', '{{1,2,3},{4,5,6}}'::real[]), predict('grid', '{1,2,3,4,5,6}'::real[]), predict('grid', '{{{1},{2},{3}},{{4},{5},{6}}}'::int[]);
 SELECT predict('linear', '[5:7]={1,2,3}'::int[]), predict('linear', '{{1,2,3}}'::int[]);
@@ -104,17 +103,15 @@ SELECT * FROM attempt($$SELECT predict('linear', '{}'::real[])$$);
 SELECT * FROM attempt($$SELECT predict('linear', '{1,2,3,4}'::real[])$$);
 SELECT * FROM attempt($$SELECT predict('linear', ARRAY[1,2]) $$);
 -- An open width is as wide as the rows are; all the same.
-SELECT predict('open', ARRAY[1, 2]), predict('open', ARRAY[1, 2, 3, 4]), predict('open', 1, 2, 3, 4, 5);
+SELECT predict('open', ARRAY[1, 2]), predict('open', ARRAY[1, 2, 3, 4]);
 SELECT (predict_batch('open', ARRAY[g, g, g]))::real[] FROM generate_series(1, 4) g;
 SELECT * FROM attempt($$SELECT predict_batch('open', CASE WHEN g < 3 THEN ARRAY[g, g] ELSE ARRAY[g, g, g] END) FROM generate_series(1, 4) g$$);
 
 -- Single values of the only input.
 SELECT predict('one', 3), predict('one', 3.5), predict('one', ARRAY[4]), predict('one', r) FROM (SELECT 5 AS x) r;
--- Literals whose type is not said: strings where a string is wanted, an error where a number is.
+-- Literals whose type is not said are strings where a string is wanted.
 SELECT predict_text('text', 'hello');
 SELECT (predict_batch('text', 'hello'))::text[];
-SELECT * FROM attempt($$SELECT predict('one', '3')$$);
-SELECT * FROM attempt($$SELECT predict('linear', 1, '2', 3)$$);
 SELECT predict('one', NULL);
 SELECT predict('linear', 1, NULL, 3);
 
@@ -129,6 +126,7 @@ SELECT * FROM attempt($$SELECT predict('wide', 1)$$);
 SELECT * FROM attempt($$SELECT predict('named', 1)$$);
 SELECT * FROM attempt($$SELECT predict('named', ARRAY[1, 2, 3])$$);
 SELECT * FROM attempt($$SELECT predict('linear', ARRAY[1, 2, 3], 4, 5)$$);
+SELECT predict('grid', 1, 2, 3, 4, 5, 6);
 SELECT * FROM attempt($$SELECT predict('grid', 1, 2, 3)$$);
 SELECT * FROM attempt($$SELECT predict('named', t, 2, 3) FROM t$$);
 -- No model, NULL for a model, another model in the middle.
@@ -150,5 +148,4 @@ END $$;
 SELECT predict('named', differing(1)), predict('named', differing(2));
 SELECT * FROM attempt($$SELECT predict_batch('named', differing(g)) FROM generate_series(1, 2) g$$);
 
--- Wide rows, as wide as a call can be.
 SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models ORDER BY name) n;

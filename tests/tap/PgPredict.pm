@@ -160,16 +160,17 @@ sub clean_log
 	return;
 }
 
-# The path of a model of 205 MB, made in a folder: y = x. The weights, zeros, are appended to what names them: in this
-# format, files put one after the other are merged.
+# The path of a model of 205 MB, or of so many columns of 28 KB, made in a folder: y = x. The weights, zeros, are appended to
+# what names them: in this format, files put one after the other are merged.
 sub large_model
 {
-	my ($folder) = @_;
-	my $side = 7168;
-	my $path = "$folder/large.onnx";
-	my $bytes = 4 * $side * $side;
+	my ($folder, $columns) = @_;
+	my $rows = 7168;
+	$columns //= $rows;
+	my $path  = "$folder/large_$columns.onnx";
+	my $bytes = 4 * $rows * $columns;
 	# TensorProto: dims, data_type FLOAT, name, raw_data; in GraphProto.initializer; in ModelProto.graph.
-	my $tensor = field(1, $side) . field(1, $side) . field(2, 1) . text(8, 'weights') . varint(9 << 3 | 2) . varint($bytes);
+	my $tensor = field(1, $rows) . field(1, $columns) . field(2, 1) . text(8, 'weights') . varint(9 << 3 | 2) . varint($bytes);
 	my $initializer = varint(5 << 3 | 2) . varint(length($tensor) + $bytes) . $tensor;
 	my $graph = varint(7 << 3 | 2) . varint(length($initializer) + $bytes) . $initializer;
 	open my $out, '>:raw', $path or die "$path: $!";

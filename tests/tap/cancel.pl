@@ -31,7 +31,7 @@ sub long_run
 	my ($model) = @_;
 	return "SELECT count(*) FROM predictions((SELECT predict_batch('$model', t) FROM t)) AS p(id int, y real)";
 }
-my $right = "SELECT count(*), sum(y) FROM predictions((SELECT predict_batch('double', t) FROM t)) AS p(id int, y real)";
+my $right = "SELECT count(*), sum(y::float8) FROM predictions((SELECT predict_batch('double', t) FROM t)) AS p(id int, y real)";
 my $answer = '40|1640';
 
 # How many runs and loads a session has besides what it had when it was quiet: a thread of ONNX Runtime's own has the name of

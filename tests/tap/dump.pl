@@ -49,7 +49,7 @@ SQL
 
 # Everything that a user sees, as text.
 my %questions = (
-	answers => "SELECT count(*), sum(y), sum(amount), md5(string_agg(note || y, ',' ORDER BY id))
+	answers => "SELECT count(*), sum(y::float8), sum(amount), md5(string_agg(note || y, ',' ORDER BY id))
 		FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, note text, amount numeric, y real)",
 	plain    => "SELECT sum(predict('m', t)), sum(predict('m\@2', t)), sum(predict('m\@next', t)), sum(predict('twin', t)), sum(predict('stewarded', t)) FROM t WHERE id < 50",
 	texts    => "SELECT string_agg(coalesce(predict_json('words', w)::text, 'NULL'), ' ') FROM w",
@@ -57,7 +57,7 @@ my %questions = (
 	inputs   => "SELECT * FROM predict.model_inputs ORDER BY 1, 2, 3",
 	outputs  => "SELECT * FROM predict.model_outputs ORDER BY 1, 2, 3",
 	grants   => "SELECT model, role::text, privilege FROM predict.privilege ORDER BY 1, 2, 3",
-	stored   => "SELECT s.third, count(p.*), sum(p.y), md5(string_agg(p.note, ',' ORDER BY p.id)) FROM stored s,
+	stored   => "SELECT s.third, count(p.*), sum(p.y::float8), md5(string_agg(p.note, ',' ORDER BY p.id)) FROM stored s,
 		LATERAL predictions(s.batch) AS p(id int, note text, y real) WHERE s.third < 3 GROUP BY 1 ORDER BY 1",
 	stored_as_text => "SELECT third, md5(batch::text) FROM stored ORDER BY 1",
 	contents => "SELECT (SELECT count(*) FROM predict.content), (SELECT count(*) FROM predict.chunk), (SELECT sum(length(data)) FROM predict.chunk)");

@@ -121,7 +121,7 @@ for my $workers (0, 2)
 # What a session can name in a portal while its result is being read, then left.
 {
 	my $session = session($node);
-	$session->run("SET work_mem = '1MB'; BEGIN");
+	$session->run("SET work_mem = '1MB'; SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; BEGIN");
 	$session->run("DECLARE c CURSOR FOR SELECT * FROM predictions((SELECT predict_batch('double', t) FROM t WHERE id <= 500000)) AS p(id int, y real)");
 	is($session->text('FETCH 2 FROM c'), "1|2\n2|4", 'a cursor over predictions gives its first rows');
 	$session->run('ROLLBACK');

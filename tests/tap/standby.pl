@@ -32,14 +32,14 @@ catch_up();
 is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'the standby is one');
 
 my %questions = (
-	'predict_batch' => "SELECT count(*), sum(y), sum(id * y) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
+	'predict_batch' => "SELECT count(*), sum(y::float8), sum(id * y::float8) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
 	'predict_batch with workers' => "SET max_parallel_workers_per_gather = 2; SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
-		SELECT count(*), sum(y), sum(id * y) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
-	'predict_batch that spills' => "SET work_mem = '64kB'; SELECT count(*), sum(y), sum(id * y) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
+		SELECT count(*), sum(y::float8), sum(id * y::float8) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
+	'predict_batch that spills' => "SET work_mem = '64kB'; SELECT count(*), sum(y::float8), sum(id * y::float8) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)",
 	'predict'       => "SELECT sum(predict('m', t)) FROM t",
 	'predict_json'  => "SELECT string_agg(predict_json('words', w)::text, ' ' ORDER BY id) FROM w",
 	'casts'         => "SELECT md5((predict_batch('m', t ORDER BY id))::real[]::text) FROM t",
-	'stored results' => "SELECT count(*), sum(y) FROM stored, predictions(batch) AS p(id int, y real)",
+	'stored results' => "SELECT count(*), sum(y::float8) FROM stored, predictions(batch) AS p(id int, y real)",
 	'views'         => "SELECT * FROM predict.models, predict.model_inputs i, predict.model_outputs o WHERE i.model = o.model ORDER BY 1, 2");
 for my $question (sort keys %questions)
 {
@@ -67,7 +67,7 @@ is($session->text("SELECT predict('m', 5::real), predict('m\@2', 5::real)"), '10
 $primary->safe_psql('postgres', "SELECT predict.set_alias('m', 'default', 2)");
 catch_up();
 is($session->text("SELECT predict('m', 5::real)"), '15', 'an alias promoted on the primary is seen on the standby, in the same session');
-is($session->text("SELECT sum(y) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)"), '600030000', 'by predict_batch too');
+is($session->text("SELECT sum(y::float8) FROM predictions((SELECT predict_batch('m', t) FROM t)) AS p(id int, y real)"), '600030000', 'by predict_batch too');
 $primary->safe_psql('postgres', "SELECT predict.drop_model('words')");
 catch_up();
 like($session->text("SELECT predict_text('words', 'café')"), qr/^42704/, 'a model dropped on the primary is gone from the standby');
