@@ -59,19 +59,23 @@ fn one_value(layout: &Layout, function: &'static str) -> Result<()> {
         return Ok(());
     }
     let output = &layout.outputs[layout.selected];
-    let example = match &output.row {
-        OutputRow::Map { .. } => "key",
-        OutputRow::Tensor { .. } => "1",
+    let hint = match &output.row {
+        OutputRow::Map { .. } => {
+            format!("Name one key, as in '{}/{}[key]', or use predict_json().", layout.model, output.name)
+        }
+        OutputRow::Tensor { .. } => {
+            format!(
+                "Name one element, as in '{}/{}[1]', or use predict_array() or predict_json().",
+                layout.model, output.name
+            )
+        }
     };
     Err(Error::OutputKind {
         model: format!("{}@{}", layout.model, layout.version),
         output: output.name.clone(),
         kind: output.describe(),
         function,
-        hint: format!(
-            "Name one element, as in '{}/{}[{example}]', or use predict_array() or predict_json().",
-            layout.model, output.name
-        ),
+        hint,
     })
 }
 
@@ -110,8 +114,9 @@ fn predict_array(call: &Call) -> Result<Option<Datum>> {
     let (layout, bytes) = score(call)?;
     let chunk = Chunk::parse(&bytes)?;
     let output = &layout.outputs[layout.selected];
-    let (element, shape) = match &output.row {
-        OutputRow::Tensor { element, shape } if *element != ElementType::String => (*element, shape.clone()),
+    let shape = match &output.row {
+        OutputRow::Tensor { element, shape } if *element != ElementType::String => shape.clone(),
+        OutputRow::Map { .. } if layout.element.is_some() => vec![],
         _ => {
             return Err(Error::OutputKind {
                 model: format!("{}@{}", layout.model, layout.version),
@@ -136,7 +141,6 @@ fn predict_array(call: &Call) -> Result<Option<Datum>> {
             values.extend(float4(chunk.scalar(layout.selected, 0, i)?));
         }
     }
-    let _ = element;
     let count = values.len();
     emit::array(&mut values, &mut vec![false; count], &shape, pg_sys::FLOAT4OID).map(Some)
 }

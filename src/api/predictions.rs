@@ -66,7 +66,7 @@ fn batch_send(call: &Call) -> Result<Option<Datum>> {
 /// The selected output of every row as an array: one dimension for single values, more for groups of values.
 fn to_array(
     call: &Call,
-    name: &str,
+    name: &'static str,
     element: Oid,
     accepts: fn(ElementType) -> bool,
     convert: fn(Scalar<'_>) -> Option<Datum>,
@@ -107,26 +107,27 @@ fn to_array(
 }
 
 /// The shape of what a layout selects of a row; an error where it does not fit the cast.
-fn selected_shape(layout: &Layout, name: &str, accepts: fn(ElementType) -> bool) -> Result<Vec<usize>> {
+fn selected_shape(layout: &Layout, name: &'static str, accepts: fn(ElementType) -> bool) -> Result<Vec<usize>> {
     let output = &layout.outputs[layout.selected];
-    let refuse = |hint: String| Error::CannotCast {
-        column: output.name.clone(),
-        from: output.describe(),
-        to: format!("{name}. {hint}"),
-    };
     match &output.row {
         OutputRow::Tensor { element, shape } if accepts(*element) => {
             Ok(if layout.element.is_some() { vec![] } else { shape.clone() })
         }
         OutputRow::Map { .. } if layout.element.is_some() && accepts(ElementType::Float32) => Ok(vec![]),
-        _ => Err(refuse("Use ::jsonb or predictions()".to_owned())),
+        _ => Err(Error::OutputKind {
+            model: format!("{}@{}", layout.model, layout.version),
+            output: output.name.clone(),
+            kind: output.describe(),
+            function: name,
+            hint: "::jsonb and predictions() give every kind of output.".to_owned(),
+        }),
     }
 }
 
 fn to_real(call: &Call) -> Result<Option<Datum>> {
     to_array(
         call,
-        "real[]",
+        "the cast to real[]",
         pg_sys::FLOAT4OID,
         |e| e != ElementType::String,
         |s| emit::number(s).map(|x| Datum::from((x as f32).to_bits())),
@@ -136,7 +137,7 @@ fn to_real(call: &Call) -> Result<Option<Datum>> {
 fn to_double(call: &Call) -> Result<Option<Datum>> {
     to_array(
         call,
-        "float8[]",
+        "the cast to float8[]",
         pg_sys::FLOAT8OID,
         |e| e != ElementType::String,
         |s| emit::number(s).map(|x| Datum::from(x.to_bits())),
@@ -145,7 +146,7 @@ fn to_double(call: &Call) -> Result<Option<Datum>> {
 
 fn to_bigint(call: &Call) -> Result<Option<Datum>> {
     let integer = |e: ElementType| !e.is_float() && e != ElementType::String && e != ElementType::Uint64;
-    to_array(call, "bigint[]", pg_sys::INT8OID, integer, |s| match s {
+    to_array(call, "the cast to bigint[]", pg_sys::INT8OID, integer, |s| match s {
         Scalar::Int(x) => Some(Datum::from(x)),
         Scalar::Bool(x) => Some(Datum::from(i64::from(x))),
         _ => None,
@@ -153,7 +154,7 @@ fn to_bigint(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn to_text(call: &Call) -> Result<Option<Datum>> {
-    to_array(call, "text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&emit::as_text(s))))
+    to_array(call, "the cast to text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&emit::as_text(s))))
 }
 
 /// A jsonb array holds at most 256 MB (utils/jsonb.h), which is shorter than its text may be, but not by much.

@@ -43,17 +43,21 @@ RESET plan_cache_mode;
 DEALLOCATE ALL;
 
 -- Cursors: forward and back, over a promotion, and kept beyond the transaction.
+SELECT predict.create_model('p', model('linear'), '{"features": ["a", "b", "c"]}'), predict.create_model('p', model('linear_next'), '{"features": ["a", "b", "c"]}');
 BEGIN;
-DECLARE c SCROLL CURSOR FOR SELECT id, predict('m', t) FROM t ORDER BY id;
-DECLARE d CURSOR FOR SELECT p.* FROM predictions((SELECT predict_batch('m', t) FROM t)) p(id int, y real) ORDER BY id;
+DECLARE c SCROLL CURSOR FOR SELECT id, predict('p', t) FROM t ORDER BY id;
+DECLARE d CURSOR FOR SELECT p.* FROM predictions((SELECT predict_batch('p', t) FROM t)) p(id int, y real) ORDER BY id;
+DECLARE unread CURSOR FOR SELECT id, predict('p', t) FROM t ORDER BY id;
+DECLARE unread_batch CURSOR FOR SELECT p.* FROM predictions((SELECT predict_batch('p', t) FROM t)) p(id int, y real) ORDER BY id;
 FETCH 2 FROM c;
 FETCH 1 FROM d;
-SELECT predict.set_alias('m', 'default', 2);
+SELECT predict.set_alias('p', 'default', 2);
 FETCH 2 FROM c;
 FETCH 2 FROM d;
+FETCH 1 FROM unread;
+FETCH 1 FROM unread_batch;
 FETCH BACKWARD 1 FROM c;
-CLOSE c;
-CLOSE d;
+SELECT predict('p', 1, 1, 0);
 ROLLBACK;
 BEGIN;
 DECLARE kept CURSOR WITH HOLD FOR SELECT p.* FROM predictions((SELECT predict_batch('m', t) FROM t)) p(id int, y real) ORDER BY id;
@@ -174,5 +178,6 @@ SELECT count(*) FROM t WHERE id IN (SELECT p.id FROM predictions((SELECT predict
 WITH RECURSIVE r(n, y) AS (SELECT 1, predict('m', 1, 0, 0) UNION ALL SELECT n + 1, predict('m', y, 1, 0) FROM r WHERE n < 4) SELECT * FROM r ORDER BY n;
 EXPLAIN (COSTS off) SELECT p.* FROM predictions((SELECT predict_batch('m', t) FROM t)) p(id int, y real);
 
-DROP VIEW v CASCADE;
+DROP MATERIALIZED VIEW mv;
+DROP VIEW v;
 SELECT count(predict.drop_model(name)) FROM (SELECT DISTINCT name FROM predict.models) n;

@@ -208,22 +208,31 @@ for my $model (qw(one_node many_nodes))
 	$first = session($node);
 	my $whole = $first->run($use)->{seconds};
 	$first->close;
+	# Some come to their end before they are cancelled, where the machine is quicker than just now: then sooner.
+	my $tries = 3 * $TIMES;
 	diag('large: a first use takes ' . ms($whole) . " ms and leaves $normal kB in its session");
 
 	my (@took, %codes, %next);
-	for my $i (1 .. $TIMES)
+	while (@took < $TIMES && $tries-- > 0)
 	{
 		$session->ask($use);
-		sleep $whole * 0.6 * $i / $TIMES;
+		sleep $whole * 0.6 * (@took + 1) / $TIMES;
 		my ($took, $got) = cancel($session);
+		if (@{ $got->{rows} })
+		{
+			$whole *= 0.8;
+			$session->close;
+			$session = session($node);
+			next;
+		}
 		push @took, $took;
 		$codes{ $got->{code} // 'none' }++;
 		$next{ $session->text($right) }++;
-		calm($session, 1);
+		calm($session, 2);
 	}
 	report('cancel in a load', \%codes, @took);
 	is(join(' ', keys %next), $answer, 'cancel in a load: the next query in the session is right each time');
-	ok(calm($session), 'cancel in a load: loads that nobody waits for end by themselves');
+	ok(calm($session, 1), 'cancel in a load: loads that nobody waits for end by themselves');
 	is($session->text($use), '3', 'cancel in a load: the model loads and answers in the same session');
 	my $kept = memory_kb($session->pid, 'VmRSS') - $normal;
 	diag("cancel in a load: memory kept beyond that after $TIMES cancelled loads: $kept kB");
@@ -231,12 +240,14 @@ for my $model (qw(one_node many_nodes))
 	$session->close;
 
 	(@took, %codes, %next) = ();
-	for my $i (1 .. $TIMES)
+	$tries = 3 * $TIMES;
+	while (@took < $TIMES && $tries-- > 0)
 	{
 		my $fresh = session($node);
-		my $limit = int(1000 * $whole * 0.6 * $i / $TIMES) || 1;
+		my $limit = int(1000 * $whole * 0.6 * (@took + 1) / $TIMES) || 1;
 		$fresh->run("SET statement_timeout = '${limit}ms'");
 		my $got = $fresh->run($use);
+		if (@{ $got->{rows} }) { $whole *= 0.8; $fresh->close; next; }
 		push @took, $got->{seconds} - $limit / 1000;
 		$codes{ $got->{code} // 'none' }++;
 		$fresh->run('RESET statement_timeout');
@@ -247,12 +258,14 @@ for my $model (qw(one_node many_nodes))
 	is(join(' ', keys %next), $answer, 'statement_timeout in a first load: the next query in the session is right each time');
 
 	(@took, %codes) = ();
-	for my $i (1 .. $TIMES)
+	$tries = 3 * $TIMES;
+	while (@took < $TIMES && $tries-- > 0)
 	{
 		my $fresh = session($node);
 		$fresh->ask($use);
-		sleep $whole * 0.6 * $i / $TIMES;
+		sleep $whole * 0.6 * (@took + 1) / $TIMES;
 		my ($took, $got) = terminate($fresh);
+		if (@{ $got->{rows} }) { $whole *= 0.8; next; }
 		push @took, $took;
 		$codes{ $got->{code} // 'none' }++;
 	}

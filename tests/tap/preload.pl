@@ -69,7 +69,7 @@ $node->restart;
 	$all |= 1 << ($_ - 1) for 1 .. 31;
 	# KILL and STOP cannot be blocked.
 	$all &= ~(1 << 8 | 1 << 18);
-	my %masks = map { $_ => hex((slurp_file("/proc/$pid/task/$_/status") =~ /^SigBlk:\s*(\S+)/m)[0]) } threads($pid);
+	my %masks = map { $_ => hex((slurp_file("/proc/$pid/task/$_/status") =~ /^SigBlk:\s*[0-9a-f]{8}([0-9a-f]{8})$/m)[0]) } threads($pid);
 	is(scalar(grep { ($masks{$_} & $all) != $all } @others), 0, 'every thread but the first has every signal blocked');
 	is($masks{$pid} & (1 << 1 | 1 << 14 | 1 << 9), 0, 'the first has not: the server can signal it');
 	# The server's own signals, many of them, while runs are under way.
