@@ -102,6 +102,9 @@ fn prepare_process() {
                 let _ = PREVIOUS.set(previous);
                 libc::sigaction(libc::SIGFPE, &raw const action, std::ptr::null_mut());
             }
+            // Large blocks go back to the system when they are freed. By itself glibc stops doing so after the first of
+            // them, and what models leave behind stays with the backend.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
             pg_sys::on_proc_exit(Some(note_exit), pg_sys::Datum::from(0));
             std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
             std::env::set_var("ORT_TELEMETRY_DISABLED", "1");

@@ -83,6 +83,7 @@ SELECT * FROM attempt($$SELECT predict_batch('named', r) FROM (SELECT 1 AS "a ",
 -- A row without names.
 SELECT * FROM attempt($$SELECT predict('named', ROW(1, 2, 3))$$);
 SELECT * FROM attempt($$SELECT predict_batch('named', ROW(1, 2, 3))$$);
+SELECT * FROM attempt($$SELECT predict('linear', ROW())$$);
 -- A wide input as an array column of its name.
 SELECT predict('linear', r) FROM (SELECT ARRAY[1, 2, 3] AS x, 'carried' AS note) r;
 SELECT p.* FROM predictions((SELECT predict_batch('linear', r) FROM (SELECT ARRAY[1, 2, 3] AS x, 'carried' AS note) r)) p(note text, y real);
@@ -103,7 +104,7 @@ SELECT * FROM attempt($$SELECT predict('linear', '{}'::real[])$$);
 SELECT * FROM attempt($$SELECT predict('linear', '{1,2,3,4}'::real[])$$);
 SELECT * FROM attempt($$SELECT predict('linear', ARRAY[1,2]) $$);
 -- An open width is as wide as the rows are; all the same.
-SELECT predict('open', ARRAY[1, 2]), predict('open', ARRAY[1, 2, 3, 4]);
+SELECT predict('open', ARRAY[1, 2]), predict('open', ARRAY[1, 2, 3, 4]), predict('open', 1, 2, 3, 4, 5);
 SELECT (predict_batch('open', ARRAY[g, g, g]))::real[] FROM generate_series(1, 4) g;
 SELECT * FROM attempt($$SELECT predict_batch('open', CASE WHEN g < 3 THEN ARRAY[g, g] ELSE ARRAY[g, g, g] END) FROM generate_series(1, 4) g$$);
 
@@ -112,6 +113,8 @@ SELECT predict('one', 3), predict('one', 3.5), predict('one', ARRAY[4]), predict
 -- Literals whose type is not said are strings where a string is wanted.
 SELECT predict_text('text', 'hello');
 SELECT (predict_batch('text', 'hello'))::text[];
+SELECT * FROM attempt($$SELECT predict('one', '3')$$);
+SELECT * FROM attempt($$SELECT predict('linear', 1, '2', 3)$$);
 SELECT predict('one', NULL);
 SELECT predict('linear', 1, NULL, 3);
 

@@ -40,11 +40,13 @@ SELECT predict_text('text', NULL::text), predict_text('text', '');
 SELECT u.id, predict('null', t), predict_text('null', t), predict_json('null', t) IS NULL FROM (VALUES (1), (7)) u(id) LEFT JOIN t USING (id) ORDER BY 1;
 SELECT p.* FROM predictions((SELECT predict_batch('null', t ORDER BY u.id) FROM (VALUES (7), (1), (8)) u(id) LEFT JOIN t USING (id))) p(id int, y real);
 SELECT (predict_batch('null', t ORDER BY u.id))::real[] FROM (VALUES (7), (1), (8)) u(id) LEFT JOIN t USING (id);
-SELECT left(a, 5) FROM attempt('SELECT predict_batch(''error'', t) FROM (VALUES (7), (1)) u(id) LEFT JOIN t USING (id)') a LIMIT 1;
+SELECT * FROM attempt('SELECT predict_batch(''error'', t) FROM (VALUES (7), (1)) u(id) LEFT JOIN t USING (id)');
+SELECT * FROM attempt('SELECT predict(''error'', NULL::test.t)');
 SELECT predict('null', NULL::t), predict('null', NULL::record);
 SELECT (predict_batch('null', NULL::t))::real[] FROM generate_series(1, 3);
 SELECT (predict_batch('null', NULL::record))::real[] FROM generate_series(1, 3);
-SELECT * FROM predictions((SELECT predict_batch('null', NULL::t) FROM generate_series(1, 2))) p(y real);
+SELECT * FROM predictions((SELECT predict_batch('null', NULL::t) FROM generate_series(1, 2))) p(y real, id int);
+SELECT * FROM predictions((SELECT predict_batch('null', NULL::record) FROM generate_series(1, 2))) p(y real, id int);
 -- A sub-select's NULL row, before the first that tells what a row is.
 SELECT p.* FROM predictions((SELECT predict_batch('null', r ORDER BY n) FROM generate_series(1, 3) n LEFT JOIN (SELECT 3 AS n, 1 AS a, 2 AS b, 3 AS c) r USING (n))) p(n int, y real);
 

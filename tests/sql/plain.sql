@@ -21,10 +21,10 @@ SELECT a FROM unnest(ARRAY['shapes/none', 'shapes/Label', 'shapes/pair[0]', 'sha
        attempt(format('SELECT predict(%L, 1, 2)', r)) WITH ORDINALITY a(a, n) ORDER BY m, n;
 
 -- Maps, by their keys; a key that is not there is NULL.
-SELECT predict('zip/scores[bad]', 0.25, 0.75), predict('zip/scores[good]', 0.25, 0.75), predict('zip/scores[none]', 0.25, 0.75), predict_text('zip/scores[good]', 0.25, 0.75), predict_json('zip/scores[good]', 0.25, 0.75);
+SELECT predict('zip/scores[bad]', 0.25, 0.75), predict('zip/scores[good]', 0.25, 0.75), predict('zip/scores[none]', 0.25, 0.75), predict_text('zip/scores[good]', 0.25, 0.75), predict_json('zip/scores[good]', 0.25, 0.75), predict_array('zip/scores[good]', 0.25, 0.75);
 SELECT predict('zipi/scores[0]', 0.25, 0.75), predict('zipi/scores[7]', 0.25, 0.75), predict('zipi/scores[1]', 0.25, 0.75), predict('zipi/scores[-7]', 0.25, 0.75);
 SELECT predict_json('zip', 0.25, 0.75), predict_json('zipi', 0.25, 0.75);
-SELECT a FROM unnest(ARRAY['predict_array(''zip'', 1, 2)', 'predict(''zipi/scores[a]'', 1, 2)']) WITH ORDINALITY u(r, m), attempt('SELECT ' || r) WITH ORDINALITY a(a, n) ORDER BY m, n;
+SELECT a FROM unnest(ARRAY['predict(''zip'', 1, 2)', 'predict_text(''zip/scores'', 1, 2)', 'predict_array(''zip'', 1, 2)', 'predict(''zipi/scores[a]'', 1, 2)']) WITH ORDINALITY u(r, m), attempt('SELECT ' || r) WITH ORDINALITY a(a, n) ORDER BY m, n;
 
 -- Each in its type.
 SELECT pg_typeof(predict('shapes', 1, 2)), pg_typeof(predict_text('shapes', 1, 2)), pg_typeof(predict_array('shapes', 1, 2)), pg_typeof(predict_json('shapes', 1, 2));
@@ -51,6 +51,9 @@ SELECT split_part(a, ':', 1), a ~ 'model "lookup@1" failed while running' AS nam
 SELECT predict('lookup', 4), (predict_batch('lookup', g))::real[] FROM generate_series(0, 4) g;
 SELECT predict('divide', 7, 2), predict('remainder', 7, 2), predict('divide', -2147483648, 2);
 SELECT split_part(a, ':', 1) FROM attempt($$SELECT predict('divide', 9, 0)$$) WITH ORDINALITY a(a, n) WHERE n = 1;
+-- What the processor would stop a program for is an error too, and the server goes on.
+SELECT split_part(a, ':', 1) FROM attempt($$SELECT predict('divide', -2147483648, -1)$$) WITH ORDINALITY a(a, n) WHERE n = 1;
+SELECT split_part(a, ':', 1) FROM attempt($$SELECT predict('remainder', 9, 0)$$) WITH ORDINALITY a(a, n) WHERE n = 1;
 SELECT predict('divide', 9, 3);
 
 SELECT count(predict.drop_model(name)) FROM (SELECT DISTINCT name FROM predict.models) n;

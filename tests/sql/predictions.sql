@@ -75,9 +75,9 @@ SELECT (predict_batch('shapes/grid', t ORDER BY id))::real[], (predict_batch('sh
 SELECT jsonb_pretty((predict_batch('shapes', t ORDER BY id))::jsonb) FROM t WHERE id = 1;
 SELECT (predict_batch('zip', 0.25, 0.75))::jsonb, (predict_batch('zip/scores[good]', 0.25, 0.75))::real[], (predict_batch('zip/scores[none]', 0.25, 0.75))::real[];
 SELECT (predict_batch('text', note ORDER BY id))::text[] FROM t;
-SELECT left(a, 5) FROM attempt($$SELECT (predict_batch('text', 'x'))::real[]$$) a LIMIT 1;
-SELECT left(a, 5) FROM attempt($$SELECT (predict_batch('shapes/total', 1, 2))::bigint[]$$) a LIMIT 1;
-SELECT left(a, 5) FROM attempt($$SELECT (predict_batch('zip', 1, 2))::real[]$$) a LIMIT 1;
+SELECT * FROM attempt($$SELECT (predict_batch('text', 'x'))::real[]$$);
+SELECT * FROM attempt($$SELECT (predict_batch('shapes/total', 1, 2))::bigint[]$$);
+SELECT * FROM attempt($$SELECT (predict_batch('zip', 1, 2))::real[]$$);
 SELECT * FROM attempt($$SELECT (predict_batch('shapes', 1, 2))::int$$);
 
 -- As text, and back.

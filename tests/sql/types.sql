@@ -54,10 +54,10 @@ CREATE FUNCTION range_of(given text, input text) RETURNS SETOF text LANGUAGE sql
         (SELECT string_agg(CASE WHEN e = input THEN format('%s AS %s', given, e) WHEN e = 'b' THEN 'false AS b' WHEN e = 's' THEN quote_literal('') || '::text AS s' ELSE '0 AS ' || e END, ', ')
            FROM unnest(ARRAY['f32', 'f64', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'b', 's']) e))) a $$;
 SELECT given, input, a FROM (VALUES ('128', 'i8'), ('-129', 'i8'), ('32768', 'i16'), ('2147483648', 'i32'), ('-1', 'u8'), ('256', 'u8'), ('65536', 'u16'), ('-1', 'u16'), ('4294967296', 'u32'),
-       ('-1', 'u32'), ('-1', 'u64'), ('1e39::float8', 'f32'), ('-1e39::numeric', 'f32')) v(given, input), range_of(given, input) WITH ORDINALITY a(a, n) ORDER BY 2, 1, n;
+       ('-1', 'u32'), ('-1', 'u64'), ('1e39::float8', 'f32'), ('-1e39::numeric', 'f32'), ('1e400::numeric', 'f32'), ('1e400::numeric', 'f64')) v(given, input), range_of(given, input) WITH ORDINALITY a(a, n) ORDER BY 2, 1, n;
 -- What float32 takes rounded, and what is no number.
 SELECT into_input(g, 'f32') FROM unnest(ARRAY['16777217', '1e-50::float8', '''NaN''::numeric', '''Infinity''::float8', '''-Infinity''::numeric', '0.1::float8', '-0.0::real']) WITH ORDINALITY u(g, n) ORDER BY n;
-SELECT into_input(g, 'f64') FROM unnest(ARRAY['9007199254740993::int8', '''NaN''::real', '0.1::real', '0.1::numeric']) WITH ORDINALITY u(g, n) ORDER BY n;
+SELECT into_input(g, 'f64') FROM unnest(ARRAY['9007199254740993::int8', '''NaN''::real', '0.1::real', '0.1::numeric', '1e-400::numeric', '1e20::real']) WITH ORDINALITY u(g, n) ORDER BY n;
 
 -- Arrays into rows of two: every array type and element type, and back in the type of the output.
 SELECT predict.create_model('pair_' || e, model('pair_' || e)) FROM unnest(ARRAY['f32', 'f64', 'i8', 'i32', 'i64', 'u8', 'b', 's']) e;

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 
 use Exporter 'import';
 use File::Basename;
+use File::Spec;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

@@ -25,7 +25,7 @@ $standby->start;
 
 sub catch_up
 {
-	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
 	return;
 }
 catch_up();
