@@ -2,6 +2,8 @@
 --
 -- A version is immutable. Its bytes are stored once per content under their sha256, in chunks, so that reading one never
 -- needs the whole in one datum; they do not compress, so TOAST does not try. Every table is dumped with the extension.
+-- There are no foreign keys: a parallel restore loads the tables in any order, and theirs are there before the rows. The
+-- functions, the only writers, keep the tables in step with row locks.
 -- PUBLIC reads the views and nothing else: the functions read the tables as their owner and check the caller themselves.
 
 CREATE SCHEMA predict;
@@ -13,7 +15,7 @@ CREATE TABLE predict.content (
 );
 
 CREATE TABLE predict.chunk (
-    hash      bytea    NOT NULL REFERENCES predict.content ON DELETE CASCADE,
+    hash      bytea    NOT NULL,
     position  integer  NOT NULL CHECK (position >= 0),
     data      bytea    NOT NULL,
     PRIMARY KEY (hash, position)
@@ -27,9 +29,9 @@ CREATE TABLE predict.model (
 );
 
 CREATE TABLE predict.version (
-    model       text         COLLATE "C" NOT NULL REFERENCES predict.model ON DELETE CASCADE,
+    model       text         COLLATE "C" NOT NULL,
     number      integer      NOT NULL CHECK (number > 0),
-    hash        bytea        NOT NULL REFERENCES predict.content,
+    hash        bytea        NOT NULL,
     signature   jsonb        NOT NULL,
     options     jsonb        NOT NULL,
     created_at  timestamptz  NOT NULL DEFAULT now(),
@@ -42,13 +44,12 @@ CREATE TABLE predict.alias (
     model    text     COLLATE "C" NOT NULL,
     alias    text     COLLATE "C" NOT NULL,
     version  integer  NOT NULL,
-    PRIMARY KEY (model, alias),
-    FOREIGN KEY (model, version) REFERENCES predict.version (model, number)
+    PRIMARY KEY (model, alias)
 );
 
 -- Apart from the models, so that a dump restored where a role is missing loses a privilege and never a model.
 CREATE TABLE predict.privilege (
-    model      text     COLLATE "C" NOT NULL REFERENCES predict.model ON DELETE CASCADE,
+    model      text     COLLATE "C" NOT NULL,
     role       regrole  NOT NULL,
     privilege  text     NOT NULL CHECK (privilege IN ('owner', 'usage')),
     PRIMARY KEY (model, role, privilege)

@@ -6,6 +6,8 @@ use pg_predict_engine::error::{DeviceMissing, Error as Engine};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use crate::pg::text::sendable;
+
 /// The extension's result.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -128,12 +130,12 @@ fn quoted(names: &[String]) -> String {
 #[allow(clippy::panic)]
 pub(crate) fn raise(error: Error) -> ! {
     let r = table(error);
-    let mut e = ErrorReport::new(r.code, r.message, "pg_predict");
+    let mut e = ErrorReport::new(r.code, sendable(r.message), "pg_predict");
     if let Some(detail) = r.detail {
-        e = e.set_detail(detail);
+        e = e.set_detail(sendable(detail));
     }
     if let Some(hint) = r.hint {
-        e = e.set_hint(hint);
+        e = e.set_hint(sendable(hint));
     }
     std::panic::panic_any(e)
 }

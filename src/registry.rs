@@ -285,16 +285,30 @@ fn warn_of(name: &str, signature: &Signature, options: &Options) {
     }
 }
 
-/// Stores bytes under their hash, unless they are there.
+/// Stores bytes under their hash, or keeps whoever would drop those that are there from doing so.
 fn store_content(hash: &[u8; 32], model: &[u8]) {
-    let new = sql::run(
-        Mode::Write,
-        c"INSERT INTO predict.content (hash, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        &[Value::Bytes(hash), Value::Big(model.len() as i64)],
-        |_| {},
-    );
-    if new == 0 {
-        return;
+    loop {
+        let new = sql::run(
+            Mode::Write,
+            c"INSERT INTO predict.content (hash, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[Value::Bytes(hash), Value::Big(model.len() as i64)],
+            |_| {},
+        );
+        if new > 0 {
+            break;
+        }
+        // An update and not a lock alone: a drop under an older snapshot fails on it instead of missing our version.
+        let there = sql::run(
+            Mode::Write,
+            c"UPDATE predict.content SET bytes = bytes WHERE hash = $1",
+            &[Value::Bytes(hash)],
+            |_| {},
+        );
+        if there > 0 {
+            return;
+        }
+        // Dropped in between.
+        crate::pg::sessions::check_interrupts();
     }
     for (position, data) in model.chunks(CHUNK).enumerate() {
         crate::pg::sessions::check_interrupts();
@@ -326,44 +340,62 @@ pub(crate) fn create_from_file(name: &str, path: &str, options: &serde_json::Val
     create(name, &content, options)
 }
 
-/// Drops what no version has any more.
-fn drop_orphans() {
-    sql::run(
-        Mode::Write,
-        c"DELETE FROM predict.content c WHERE NOT EXISTS (SELECT FROM predict.version v WHERE v.hash = c.hash)",
-        &[],
-        |_| {},
-    );
+/// Drops contents that no version has any more. Whoever is about to use one again is waited for first.
+fn drop_orphans(mut hashes: Vec<Vec<u8>>) {
+    // In one order everywhere, so that two who drop do not wait for each other.
+    hashes.sort_unstable();
+    hashes.dedup();
+    for hash in &hashes {
+        let hash = [Value::Bytes(hash)];
+        sql::run(Mode::Write, c"SELECT FROM predict.content WHERE hash = $1 FOR UPDATE", &hash, |_| {});
+        let dropped = sql::run(
+            Mode::Write,
+            c"DELETE FROM predict.content c
+               WHERE c.hash = $1 AND NOT EXISTS (SELECT FROM predict.version v WHERE v.hash = c.hash)",
+            &hash,
+            |_| {},
+        );
+        if dropped > 0 {
+            sql::run(Mode::Write, c"DELETE FROM predict.chunk WHERE hash = $1", &hash, |_| {});
+        }
+    }
 }
 
 /// Drops a model, or one version of it.
 pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
     own_model(name, "drop")?;
+    let mut hashes = Vec::new();
     let Some(number) = version else {
         owner::as_registry_owner(|| {
-            sql::run(Mode::Write, c"DELETE FROM predict.alias WHERE model = $1", &[Value::Text(name)], |_| {});
-            sql::run(Mode::Write, c"DELETE FROM predict.model WHERE name = $1", &[Value::Text(name)], |_| {});
-            drop_orphans();
+            let name = [Value::Text(name)];
+            sql::run(Mode::Write, c"DELETE FROM predict.alias WHERE model = $1", &name, |_| {});
+            sql::run(Mode::Write, c"DELETE FROM predict.privilege WHERE model = $1", &name, |_| {});
+            sql::run(Mode::Write, c"DELETE FROM predict.version WHERE model = $1 RETURNING hash", &name, |row| {
+                hashes.extend(row.bytes(0, <[u8]>::to_vec));
+            });
+            sql::run(Mode::Write, c"DELETE FROM predict.model WHERE name = $1", &name, |_| {});
+            drop_orphans(hashes);
         });
         return Ok(());
     };
     let mut aliases = Vec::new();
     let mut dropped = 0;
     owner::as_registry_owner(|| {
+        let values = [Value::Text(name), Value::Int(number)];
         sql::run(
             Mode::Write,
             c"SELECT alias FROM predict.alias WHERE model = $1 AND version = $2 ORDER BY alias",
-            &[Value::Text(name), Value::Int(number)],
+            &values,
             |row| aliases.extend(row.text(0)),
         );
         if aliases.is_empty() {
             dropped = sql::run(
                 Mode::Write,
-                c"DELETE FROM predict.version WHERE model = $1 AND number = $2",
-                &[Value::Text(name), Value::Int(number)],
-                |_| {},
+                c"DELETE FROM predict.version WHERE model = $1 AND number = $2 RETURNING hash",
+                &values,
+                |row| hashes.extend(row.bytes(0, <[u8]>::to_vec)),
             );
-            drop_orphans();
+            drop_orphans(hashes);
         }
     });
     if !aliases.is_empty() {

@@ -115,7 +115,7 @@ impl Pipeline {
                 self.busy = false;
                 self.thread = None;
                 self.work.session.abandon();
-                Err(Error::Run { reason: "an integer was divided by zero, or a quotient did not fit".to_owned() })
+                Err(Error::Run { reason: "An integer was divided by zero, or a quotient did not fit.".to_owned() })
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(ended()),

@@ -280,6 +280,9 @@ impl Group {
         let mut site = site.borrow_mut();
         if !self.bound {
             if !site.bind(call, first, columns)? {
+                if site.version.options.on_null == OnNull::Error {
+                    return Err(Error::NullRow { model: site.label.clone() });
+                }
                 self.unbound += 1;
                 return Ok(());
             }

@@ -40,6 +40,15 @@ fn is_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
+/// A text that can go into an error. pgrx hands texts of errors on as UTF-8 whatever the database's encoding is: where
+/// that is another, what is not ASCII is written by its code point.
+pub(crate) fn sendable(text: String) -> String {
+    if text.is_ascii() || is_utf8() {
+        return text;
+    }
+    text.chars().map(|c| if c.is_ascii() { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) }).collect()
+}
+
 fn utf8<'a>(bytes: &'a [u8]) -> Result<Cow<'a, str>> {
     if !bytes.is_ascii() && !is_utf8() {
         // SAFETY: the bytes are in the server's encoding; the result is NUL-terminated in the current context.

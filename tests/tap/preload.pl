@@ -61,13 +61,20 @@ $node->restart;
 	$session->run('SET pg_predict.threads = 3');
 	$session->text($question);
 	my $pid = $session->pid;
-	my @others = grep { $_ != $pid } threads($pid);
+	# A query's own thread may end while it is looked at: only those that stay are counted.
+	sleep 0.2;
+	my %masks;
+	for my $thread (threads($pid))
+	{
+		my $status = PgPredict::slurp("/proc/$pid/task/$thread/status") // '';
+		$masks{$thread} = hex $1 if $status =~ /^SigBlk:\s*[0-9a-f]{8}([0-9a-f]{8})$/m;
+	}
+	my @others = grep { $_ != $pid } keys %masks;
 	cmp_ok(scalar(@others), '>=', 2, 'a session with threads inside a run has them');
 	my $all = 0;
 	$all |= 1 << ($_ - 1) for 1 .. 31;
 	# KILL and STOP cannot be blocked; ILL, TRAP, BUS, FPE and SEGV come from what a thread does itself.
-	$all &= ~(1 << $_ - 1) for 9, 19, 4, 5, 7, 8, 11;
-	my %masks = map { $_ => hex((slurp_file("/proc/$pid/task/$_/status") =~ /^SigBlk:\s*[0-9a-f]{8}([0-9a-f]{8})$/m)[0]) } threads($pid);
+	$all &= ~(1 << ($_ - 1)) for 9, 19, 4, 5, 7, 8, 11;
 	is(scalar(grep { ($masks{$_} & $all) != $all } @others), 0, 'every thread but the first has every signal blocked that comes from outside');
 	is($masks{$pid} & (1 << 1 | 1 << 14 | 1 << 9), 0, 'the first has not: the server can signal it');
 	# The server's own signals, many of them, while runs are under way.
@@ -186,7 +193,10 @@ $node->restart;
 	{
 		for my $where (sort keys %answers)
 		{
-			is(encode('UTF8', $answers{$where}[$i]), encode('UTF8', $truth->[$i]), encode('UTF8', "$where: the same answer to question $i: $questions[$i]"));
+			my $expected = $truth->[$i];
+			# The texts of our errors go through pgrx as UTF-8: elsewhere what is not ASCII is written by its code point.
+			$expected =~ s/([^\x00-\x7f])/sprintf('\\u%04x', ord $1)/ge if $expected =~ /^[0-9A-Z]{5}: / && $where !~ /^UTF8 database/;
+			is(encode('UTF8', $answers{$where}[$i]), encode('UTF8', $expected), encode('UTF8', "$where: the same answer to question $i: $questions[$i]"));
 		}
 	}
 	# A word that the database's encoding has no letter for.
