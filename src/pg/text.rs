@@ -87,10 +87,19 @@ pub(crate) fn copied(p: *const c_char) -> String {
     utf8(bytes).map(Cow::into_owned).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A C string for PostgreSQL; cut at a NUL, which PostgreSQL's texts cannot hold.
+/// A C string for PostgreSQL, in the database's encoding; cut at a NUL, which PostgreSQL's texts cannot hold.
 pub(crate) fn c(text: &str) -> CString {
     let end = text.find('\0').unwrap_or(text.len());
-    CString::new(&text[..end]).unwrap_or_default()
+    let text = CString::new(&text[..end]).unwrap_or_default();
+    if is_utf8() || text.as_bytes().is_ascii() {
+        return text;
+    }
+    // SAFETY: converts a NUL-terminated text into another, which is copied.
+    unsafe {
+        let length = text.as_bytes().len() as i32;
+        let p = pg_sys::pg_any_to_server(text.as_ptr(), length, pg_sys::pg_enc::PG_UTF8 as i32);
+        CStr::from_ptr(p).to_owned()
+    }
 }
 
 /// A text datum in the current memory context.
@@ -100,11 +109,8 @@ pub(crate) fn datum(text: &str) -> Datum {
         return unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) }.into();
     }
     let text = c(text);
-    // SAFETY: converts a NUL-terminated text and copies it into a new datum.
-    unsafe {
-        let p = pg_sys::pg_any_to_server(text.as_ptr(), text.as_bytes().len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
-        pg_sys::cstring_to_text(p).into()
-    }
+    // SAFETY: copies a NUL-terminated text into a new datum.
+    unsafe { pg_sys::cstring_to_text(text.as_ptr()) }.into()
 }
 
 /// A bytea datum in the current memory context.
@@ -128,11 +134,8 @@ pub(crate) fn type_name(oid: pg_sys::Oid) -> String {
 /// A C string datum in the current memory context.
 pub(crate) fn cstring_datum(text: &str) -> Datum {
     let text = c(text);
-    // SAFETY: converts and copies a NUL-terminated text.
-    unsafe {
-        let p = pg_sys::pg_any_to_server(text.as_ptr(), text.as_bytes().len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
-        Datum::from(pg_sys::pstrdup(p))
-    }
+    // SAFETY: copies a NUL-terminated text.
+    Datum::from(unsafe { pg_sys::pstrdup(text.as_ptr()) })
 }
 
 /// A jsonb datum as text.

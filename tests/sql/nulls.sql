@@ -90,3 +90,12 @@ RESET pg_predict.batch_size;
 SELECT count(*), count(y), sum(y) FROM predictions((SELECT predict_batch('null', r) FROM (SELECT 1 AS a, 2 AS b, CASE WHEN g % 3 = 0 THEN NULL ELSE 3 END AS c FROM generate_series(1, 10000) g) r)) p(y real);
 
 SELECT count(predict.drop_model(name)) FROM (SELECT DISTINCT name FROM predict.models) n;
+
+-- A row of which not even the type is known is NULL too.
+SELECT predict.create_model('strict', model('one'), '{"on_null": "error"}');
+SELECT * FROM attempt($$SELECT predict_batch('strict', NULL::record)$$);
+SELECT * FROM attempt($$SELECT predict('strict', NULL::record)$$);
+-- A default is one value: an input of several has none.
+SELECT * FROM attempt($$SELECT predict.create_model('wide', model('linear'), '{"defaults": {"x": 4}}')$$);
+
+SELECT count(predict.drop_model(name)) FROM (SELECT DISTINCT name FROM predict.models) n;
