@@ -912,15 +912,19 @@ fn same_columns(composite: &mut Composite, typeid: Oid, typmod: i32) -> Result<(
     Ok(())
 }
 
-/// Keeps the carried columns of a row, as a minimal tuple.
+/// Keeps the carried columns of a row.
 fn carry(composite: &mut Composite, rows: &mut Rows) {
-    // SAFETY: the arrays match the description; the tuple is copied and freed at once.
+    keep(composite.carried_desc, &mut composite.carried_values, &mut composite.carried_nulls, rows);
+}
+
+/// Keeps the values of a row, as a minimal tuple.
+pub(crate) fn keep(desc: pg_sys::TupleDesc, values: &mut [Datum], nulls: &mut [bool], rows: &mut Rows) {
+    // SAFETY: the values match the description; the tuple is copied and freed at once.
     unsafe {
-        let tuple = pg_sys::heap_form_minimal_tuple(
-            composite.carried_desc,
-            composite.carried_values.as_mut_ptr(),
-            composite.carried_nulls.as_mut_ptr(),
-        );
+        #[cfg(not(feature = "pg18"))]
+        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        #[cfg(feature = "pg18")]
+        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr(), 0);
         let bytes = std::slice::from_raw_parts(tuple.cast::<u8>(), (*tuple).t_len as usize);
         rows.carried.extend_from_slice(bytes);
         rows.ends.push(rows.carried.len() as u32);

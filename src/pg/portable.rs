@@ -220,12 +220,7 @@ fn carry(carried: &[Option<String>], inputs: &[(Oid, Oid, i32)], desc: pg_sys::T
             }
         })
         .collect();
-    // SAFETY: the values match the description; the tuple is copied.
-    unsafe {
-        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-        rows.carried.extend_from_slice(std::slice::from_raw_parts(tuple.cast::<u8>(), (*tuple).t_len as usize));
-    }
-    rows.ends.push(rows.carried.len() as u32);
+    crate::pg::convert::keep(desc, &mut values, &mut nulls, rows);
 }
 
 /// Appends one row of an output.
