@@ -21,6 +21,7 @@ extension_sql_file!("../sql/predict.sql", name = "predict", requires = ["predict
 #[pg_guard]
 #[allow(non_snake_case)]
 pub extern "C-unwind" fn _PG_init() {
+    pg::setting::quiet_backtraces();
     guc::define();
     pg::exchange::watch_transactions();
 }

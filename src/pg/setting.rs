@@ -58,3 +58,12 @@ pub(crate) fn library_directory() -> String {
     // SAFETY: set when the process started, and never again.
     unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) }.to_string_lossy().into_owned()
 }
+
+/// Keeps backtraces out of users' errors: with RUST_BACKTRACE in the server's environment every error that passes through
+/// Rust would carry one in its DETAIL, a cancel too. Who wants them sets RUST_LIB_BACKTRACE.
+pub(crate) fn quiet_backtraces() {
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        // SAFETY: a process that is loading the library has one thread.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    }
+}
