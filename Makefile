@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference test-isolation test-tap bench readme models
+	test lint test-lint test-engine test-sql test-reference conformance test-isolation test-tap bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -42,7 +42,7 @@ clean: ## stops our servers and removes all that was built, fetched and loaded
 generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 
-test: lint test-lint test-engine test-sql test-reference test-isolation test-tap ## all tests
+test: lint test-lint test-engine test-sql test-reference conformance test-isolation test-tap ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -59,6 +59,9 @@ test-sql: install generated ## tests/sql with pg_regress
 
 test-reference: install generated ## the models' answers against the reference answers
 	@tests/reference/run.sh
+
+conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
+	@tests/conformance/run.sh
 
 test-isolation: install generated ## tests/isolation: sessions that meet
 	@scripts/test.sh isolation

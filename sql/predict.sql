@@ -15,3 +15,7 @@ COMMENT ON FUNCTION @extschema@.predict_array(text, VARIADIC "any") IS 'an outpu
 CREATE FUNCTION @extschema@.predict_json(model text, VARIADIC features "any") RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_predict_json';
 COMMENT ON FUNCTION @extschema@.predict_json(text, VARIADIC "any") IS 'all outputs of a model for one row, by name';
+
+CREATE FUNCTION @extschema@.embed(model text, document text) RETURNS real[]
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_embed';
+COMMENT ON FUNCTION @extschema@.embed(text, text) IS 'the vector that a model makes of one text';

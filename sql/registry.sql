@@ -32,6 +32,7 @@ CREATE TABLE predict.version (
     model       text         COLLATE "C" NOT NULL,
     number      integer      NOT NULL CHECK (number > 0),
     hash        bytea        NOT NULL,
+    parts       bytea[]      NOT NULL DEFAULT '{}',
     signature   jsonb        NOT NULL,
     options     jsonb        NOT NULL,
     created_at  timestamptz  NOT NULL DEFAULT now(),
@@ -71,7 +72,7 @@ SELECT v.model AS name,
        c.bytes,
        encode(v.hash, 'hex') AS sha256,
        CASE WHEN v.options ? 'batch_size' THEN (v.options->>'batch_size')::integer
-            WHEN (v.signature->>'batch_sensitive')::boolean THEN 1
+            WHEN (v.signature->>'batch_sensitive')::boolean AND v.options->>'batch' IS DISTINCT FROM 'force' OR (v.signature->>'whole')::boolean THEN 1
             ELSE (v.signature->>'batch_size')::integer END AS batch_size,
        (v.signature->>'verified')::boolean AS verified,
        v.options,
@@ -91,24 +92,26 @@ COMMENT ON VIEW predict.model_inputs IS 'one row an input of a version: element 
 
 CREATE VIEW predict.model_outputs AS
 SELECT v.model, v.number AS version, o.position::integer, o.output->>'name' AS name,
-       CASE o.output->>'kind' WHEN 'map' THEN format('map(%s, float32)', o.output->>'key') ELSE o.output->>'element' END AS type,
-       CASE o.output->>'kind' WHEN 'map' THEN NULL
-            ELSE ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(o.output->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) END AS row_shape,
+       CASE o.output->>'kind' WHEN 'map' THEN format('map(%s, float32)', o.output->>'key')
+            WHEN 'nested' THEN o.output->>'of' ELSE o.output->>'element' END AS type,
+       CASE WHEN o.output->>'kind' IN ('tensor', 'open')
+            THEN ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE d.dim::text::integer END
+                         FROM jsonb_array_elements(o.output->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) END AS row_shape,
        ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(o.output->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
   FROM predict.version v, jsonb_array_elements(v.signature->'outputs') WITH ORDINALITY AS o(output, position);
-COMMENT ON VIEW predict.model_outputs IS 'one row an output of a version: element type, shape of one row as the probe saw it, shape as the file declares it';
+COMMENT ON VIEW predict.model_outputs IS 'one row an output of a version: element type, shape of one row as the probe saw it (-1: differs by row), shape as the file declares it';
 
 GRANT SELECT ON predict.models, predict.model_inputs, predict.model_outputs TO PUBLIC;
 
-CREATE FUNCTION predict.create_model(name text, model bytea, options jsonb DEFAULT '{}') RETURNS integer
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model';
-COMMENT ON FUNCTION predict.create_model(text, bytea, jsonb) IS
+CREATE FUNCTION predict.create_model(name text, model bytea, options jsonb DEFAULT '{}', tokenizer jsonb DEFAULT NULL, external_data bytea DEFAULT NULL)
+    RETURNS integer LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model';
+COMMENT ON FUNCTION predict.create_model(text, bytea, jsonb, jsonb, bytea) IS
     'try an ONNX model in a process of its own and store it as a new version; returns the version number';
 
-CREATE FUNCTION predict.create_model_from_file(name text, path text, options jsonb DEFAULT '{}') RETURNS integer
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model_from_file';
-COMMENT ON FUNCTION predict.create_model_from_file(text, text, jsonb) IS
-    'as create_model, from a file of the server; for members of pg_read_server_files';
+CREATE FUNCTION predict.create_model_from_file(name text, path text, options jsonb DEFAULT '{}', tokenizer_path text DEFAULT NULL)
+    RETURNS integer LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_create_model_from_file';
+COMMENT ON FUNCTION predict.create_model_from_file(text, text, jsonb, text) IS
+    'as create_model, from files of the server, with the files of weights beside the model; for members of pg_read_server_files';
 
 CREATE FUNCTION predict.drop_model(name text, version integer DEFAULT NULL) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_drop_model';
@@ -131,7 +134,11 @@ CREATE FUNCTION predict.revoke_usage(model text, role text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_revoke_usage';
 COMMENT ON FUNCTION predict.revoke_usage(text, text) IS 'take the use of a model from a role, or from PUBLIC';
 
+CREATE FUNCTION predict.describe(model text) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_describe';
+COMMENT ON FUNCTION predict.describe(text) IS 'what a model takes and gives, and a call of it in SQL that runs as it stands';
+
 REVOKE EXECUTE ON FUNCTION
-    predict.create_model(text, bytea, jsonb), predict.create_model_from_file(text, text, jsonb),
+    predict.create_model(text, bytea, jsonb, jsonb, bytea), predict.create_model_from_file(text, text, jsonb, text),
     predict.drop_model(text, integer), predict.set_alias(text, text, integer), predict.drop_alias(text, text),
     predict.grant_usage(text, text), predict.revoke_usage(text, text) FROM PUBLIC;

@@ -3,6 +3,7 @@
 //! Messages start in lower case without a full stop and quote names; DETAIL and HINT are sentences.
 
 use pg_predict_engine::error::{DeviceMissing, Error as Engine};
+use pg_predict_engine::options::Options;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::panic::ErrorReport;
 
@@ -50,8 +51,10 @@ pub(crate) enum Error {
     Arguments { model: String, given: usize, wanted: String },
     /// A column or argument has a type that does not go into its input.
     WrongType { model: String, column: String, given: String, wanted: String, hint: Option<&'static str> },
-    /// An array has the wrong number of elements.
-    ArrayLength { model: String, column: String, given: usize, wanted: usize },
+    /// An array, or bytes, that are not a row of their input.
+    ArrayShape { model: String, column: String, given: String, wanted: String, bytes: bool },
+    /// A file that the model names lies where it must not be read.
+    Outside { location: String, reason: &'static str },
     /// An array holds a NULL.
     ArrayNull { model: String, column: String, position: usize },
     /// A feature is NULL and the option on_null says error.
@@ -121,6 +124,18 @@ impl Report {
     }
 }
 
+/// What an error says in its first line.
+pub(crate) fn message(error: Error) -> String {
+    table(error).message
+}
+
+/// Says something to the client as a notice.
+pub(crate) fn notice(message: &str, detail: &str) {
+    ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, sendable(message.to_owned()), "pg_predict")
+        .set_detail(sendable(detail.to_owned()))
+        .report(pgrx::PgLogLevel::NOTICE);
+}
+
 fn quoted(names: &[String]) -> String {
     names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
 }
@@ -142,9 +157,9 @@ pub(crate) fn raise(error: Error) -> ! {
 
 /// Says something to the client as a warning.
 pub(crate) fn warn(message: &str, detail: &str, hint: &str) {
-    ErrorReport::new(Code::ERRCODE_WARNING, message.to_owned(), "pg_predict")
-        .set_detail(detail)
-        .set_hint(hint)
+    ErrorReport::new(Code::ERRCODE_WARNING, sendable(message.to_owned()), "pg_predict")
+        .set_detail(sendable(detail.to_owned()))
+        .set_hint(sendable(hint.to_owned()))
         .report(pgrx::PgLogLevel::WARNING);
 }
 
@@ -216,7 +231,7 @@ fn table(error: Error) -> Report {
                 None => format!("The row has: {}.", quoted(&given)),
             });
             if features_hint {
-                r.hint("The option \"features\" of predict.create_model() names the columns that make up a wide input, in order.")
+                r.hint("The option \"features\" of predict.create_model() names the columns that make up a wide input, in order, or that hold a text.")
             } else {
                 r.hint("Columns are matched to inputs by name; the view predict.model_inputs lists the inputs.")
             }
@@ -237,10 +252,23 @@ fn table(error: Error) -> Report {
                 None => r.hint("Cast it to a type that holds the same values."),
             }
         }
-        Error::ArrayLength { model, column, given, wanted } => report(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("array \"{column}\" has {given} elements, and model \"{model}\" takes {wanted}"),
-        ),
+        Error::ArrayShape { model, column, given, wanted, bytes } => {
+            let what = if bytes { "bytea" } else { "array" };
+            report(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("{what} \"{column}\" has {given}, and model \"{model}\" takes {wanted}"),
+            )
+            .hint(if bytes {
+                "A bytea holds the elements as they lie in memory, little-endian."
+            } else {
+                "An array has the shape of a row, or one dimension with all its elements."
+            })
+        }
+        Error::Outside { location, reason } => report(
+            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("the model keeps weights in file \"{location}\", which may not be read: {reason}"),
+        )
+        .hint("Its files are regular files in the folder of the model, without links."),
         Error::ArrayNull { model, column, position } => report(
             Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             format!("element {position} of array \"{column}\" is NULL"),
@@ -376,9 +404,23 @@ fn engine(model: Option<String>, error: Engine) -> Report {
         }
         Engine::ExternalData { tensor } => report(
             Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("the model keeps its weights outside of the file: tensor \"{tensor}\""),
+            format!("the model keeps tensor \"{tensor}\" outside of the file, and it is not a weight of the main graph"),
         )
         .hint("Save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)."),
+        Engine::ExternalFile { location, reason } => report(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            if location.is_empty() {
+                format!("the weights outside of the model cannot be taken: {reason}")
+            } else {
+                format!("the model keeps weights in file \"{location}\": {reason}")
+            },
+        )
+        .hint("predict.create_model() takes one such file as external_data, create_model_from_file() all that lie beside the model."),
+        Engine::Tokenizer { reason } => {
+            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "the tokenizer cannot be read").detail(reason).hint(
+                "It is a tokenizer.json as the Hugging Face library tokenizers saves it.",
+            )
+        }
         Engine::Locale { reason } => {
             report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, of("needs a locale that is not installed"))
                 .detail(reason)
@@ -416,9 +458,10 @@ fn engine(model: Option<String>, error: Engine) -> Report {
             report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "invalid options").detail(format!("{reason}."))
         }
         Engine::Option { key, reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\"")).detail(format!("{reason}.")).hint(
-                "The options are features, on_null, defaults, batch_size, device and threads.",
-            )
+            let r = report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\""));
+            let unknown = !Options::names().contains(&key.as_str());
+            let r = r.detail(format!("{reason}."));
+            if unknown { r.hint(format!("The options are {}.", Options::names().join(", "))) } else { r }
         }
         Engine::Reference { text, reason } => {
             report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid model reference \"{text}\": {reason}"))

@@ -5,17 +5,23 @@
 //! version from its first row to its last.
 
 use std::cell::RefCell;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pg_predict_engine::options::Options;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use pg_predict_engine::options::{Batching, Options};
 use pg_predict_engine::reference::{Reference, Selection, VersionRef, check_alias, check_name};
-use pg_predict_engine::session::content_hash;
+use pg_predict_engine::session::{Content, content_hash, hex};
 use pg_predict_engine::signature::Signature;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::Oid;
 
 use crate::error::{self, Error, Result, of_model};
 use crate::pg::owner;
+use crate::pg::probe::{Parts, Verdict};
 use crate::pg::sql::{self, Mode, Value};
 
 /// Bytes of a chunk: small enough to read one at a time, large enough that TOAST's own pieces dominate.
@@ -122,31 +128,46 @@ fn version(model: &str, number: i32, hash: [u8; 32], signature: String, options:
     Ok(version)
 }
 
-/// Reads the bytes of a version, chunk by chunk.
-pub(crate) fn bytes(version: &Version) -> Result<Vec<u8>> {
+/// Reads all that a version is loaded from.
+pub(crate) fn content(version: &Version) -> Result<Content> {
+    let stored = |hash: &str| match unhex(hash) {
+        Some(hash) => bytes(&hash),
+        None => {
+            Err(pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() }.into())
+        }
+    };
+    let signature = &version.signature;
+    let mut external = Vec::new();
+    for file in &signature.external {
+        external.push((file.location.clone(), stored(&file.hash)?));
+    }
+    let tokenizer = signature.tokenizer.as_deref().map(stored).transpose()?;
+    Ok(Content { model: bytes(&version.hash)?, tokenizer, external })
+}
+
+/// Bytes out of hexadecimal digits.
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let pair = |i| digits.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    (0..digits.len()).step_by(2).map(pair).collect()
+}
+
+/// Reads stored bytes, chunk by chunk.
+fn bytes(hash: &[u8]) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut failed = None;
     owner::as_registry_owner(|| {
         let mut size = 0;
-        sql::run(
-            Mode::Read,
-            c"SELECT bytes FROM predict.content WHERE hash = $1",
-            &[Value::Bytes(&version.hash)],
-            |row| {
-                size = usize::try_from(row.big(0).unwrap_or(0)).unwrap_or(0);
-            },
-        );
+        let hash = [Value::Bytes(hash)];
+        sql::run(Mode::Read, c"SELECT bytes FROM predict.content WHERE hash = $1", &hash, |row| {
+            size = usize::try_from(row.big(0).unwrap_or(0)).unwrap_or(0);
+        });
         if content.try_reserve_exact(size).is_err() {
             failed = Some(pg_predict_engine::Error::OutOfMemory { what: "the model's bytes".into(), bytes: size });
             return;
         }
-        sql::scan(
-            c"SELECT data FROM predict.chunk WHERE hash = $1 ORDER BY position",
-            &[Value::Bytes(&version.hash)],
-            |row| {
-                row.bytes(0, |b| content.extend_from_slice(b));
-            },
-        );
+        sql::scan(c"SELECT data FROM predict.chunk WHERE hash = $1 ORDER BY position", &hash, |row| {
+            row.bytes(0, |b| content.extend_from_slice(b));
+        });
     });
     match failed {
         Some(error) => Err(error.into()),
@@ -182,10 +203,20 @@ fn own_model(name: &str, verb: &'static str) -> Result<()> {
     }
 }
 
-/// Stores a tried model as a new version, and gives its number.
-pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> Result<i32> {
+/// What the caller gives of a version.
+pub(crate) struct Given<'a> {
+    pub(crate) model: &'a [u8],
+    pub(crate) tokenizer: Option<Vec<u8>>,
+    /// The only file of weights outside of the model.
+    pub(crate) external: Option<&'a [u8]>,
+    /// The folder that files of weights are taken from.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// Tries a model and stores it as a new version; gives its number.
+pub(crate) fn create(name: &str, given: &Given<'_>, options: &serde_json::Value) -> Result<i32> {
     check_name(name).map_err(|reason| Error::BadName { what: "a model", name: name.to_owned(), reason })?;
-    let options = Options::parse(options)?;
+    let mut options = Options::parse(options)?;
     // A model of somebody else's is refused before the work.
     let mut owners = Vec::new();
     owner::as_registry_owner(|| {
@@ -200,11 +231,40 @@ pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> R
     if !owners.is_empty() && !owns(&owners) {
         return Err(Error::NotPermitted { model: name.to_owned(), verb: "change" });
     }
-    let signature = crate::pg::probe::run(model, &options)?;
-    crate::pg::convert::check_defaults(&options, &signature.inputs)?;
-    warn_of(name, &signature, &options);
+    let mut parts = Parts {
+        model: given.model,
+        tokenizer: given.tokenizer.as_deref(),
+        external: given.external.map(|bytes| (None, bytes)).into_iter().collect(),
+    };
+    let mut files = Vec::new();
+    let mut found = crate::pg::probe::run(&parts, &options, given.folder.is_some())?;
+    if let (Verdict::Needs(locations), Some(folder)) = (&found, &given.folder) {
+        for location in locations {
+            files.push((location.clone(), beside(folder, location)?));
+        }
+        parts.external = files.iter().map(|(location, bytes)| (Some(location.clone()), bytes.as_slice())).collect();
+        found = crate::pg::probe::run(&parts, &options, false)?;
+    }
+    let signature = match found {
+        Verdict::Signature(signature) => *signature,
+        Verdict::Needs(locations) => {
+            let location = locations.into_iter().next().unwrap_or_default();
+            return Err(pg_predict_engine::Error::ExternalFile { location, reason: "it was not given".into() }.into());
+        }
+    };
+    if let (None, Some(names)) = (&options.features, signature.metadata.get("features")) {
+        options.features = serde_json::from_value(names.clone()).ok();
+    }
+    tell_of(name, &signature, &options);
 
-    let hash = content_hash(model);
+    let hash = content_hash(parts.model);
+    let stored: Vec<&[u8]> =
+        parts.tokenizer.into_iter().chain(parts.external.iter().map(|(_, bytes)| *bytes)).collect();
+    let mut contents: Vec<([u8; 32], &[u8])> = stored.iter().map(|bytes| (content_hash(bytes), *bytes)).collect();
+    let others = contents.iter().map(|(hash, _)| hex(hash)).collect::<Vec<_>>().join(" ");
+    contents.push((hash, parts.model));
+    // In one order everywhere, so that two who create or drop do not wait for each other.
+    contents.sort_unstable_by_key(|(hash, _)| *hash);
     let caller = owner::caller();
     let caller_name = owner::role_name(caller);
     let to_text = |value: serde_json::Result<String>| value.map_err(|e| Error::BadBatch { reason: e.to_string() });
@@ -232,7 +292,7 @@ pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> R
                 |_| {},
             );
         }
-        store_content(&hash, model);
+        contents.iter().for_each(|(hash, bytes)| store_content(hash, bytes));
         sql::run(
             Mode::Write,
             c"UPDATE predict.model SET last_version = last_version + 1 WHERE name = $1 RETURNING last_version",
@@ -241,8 +301,8 @@ pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> R
         );
         sql::run(
             Mode::Write,
-            c"INSERT INTO predict.version (model, number, hash, signature, options, created_by)
-              VALUES ($1, $2, $3, $4::jsonb, $5::jsonb, $6::name)",
+            c"INSERT INTO predict.version (model, number, hash, parts, signature, options, created_by)
+              VALUES ($1, $2, $3, ARRAY(SELECT decode(h, 'hex') FROM string_to_table($7, ' ') h), $4::jsonb, $5::jsonb, $6::name)",
             &[
                 Value::Text(name),
                 Value::Int(number),
@@ -250,6 +310,7 @@ pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> R
                 Value::Text(&signature),
                 Value::Text(&options),
                 Value::Text(&caller_name),
+                Value::OptionalText((!others.is_empty()).then_some(&others)),
             ],
             |_| {},
         );
@@ -266,12 +327,25 @@ pub(crate) fn create(name: &str, model: &[u8], options: &serde_json::Value) -> R
 }
 
 /// Says what the owner of a new version should know.
-fn warn_of(name: &str, signature: &Signature, options: &Options) {
-    if signature.batch_sensitive && options.batch_size.is_none() {
+fn tell_of(name: &str, signature: &Signature, options: &Options) {
+    let fact = |key: &str| signature.metadata.get(key).and_then(|r| r.as_str());
+    if let (Some(_), Some(names)) = (signature.metadata.get("features"), &options.features) {
+        error::notice(
+            &format!("the features of model \"{name}\" are named as the file names them"),
+            &format!("The option \"features\" is {}.", serde_json::Value::from(names.clone())),
+        );
+    }
+    if let Some(reason) = fact("no_batch") {
+        error::notice(
+            &format!("model \"{name}\" has no batch axis, so a row is one whole run, and its arrays are whole tensors"),
+            &format!("As if created with the option \"batch\": \"none\": {reason}."),
+        );
+    }
+    if signature.batch_sensitive && options.batch != Batching::Force {
         error::warn(
             &format!("model \"{name}\" answers a row differently in different batches, so its rows are run one by one"),
             "Dynamically quantised models do so.",
-            "The option \"batch_size\" runs it in batches all the same.",
+            "The option \"batch\": \"force\" runs it in batches all the same.",
         );
     }
     if let Some(reason) = signature.metadata.get("unverified").and_then(|r| r.as_str()) {
@@ -321,11 +395,24 @@ fn store_content(hash: &[u8; 32], model: &[u8]) {
     }
 }
 
-/// Stores a file of the server as a new version.
-pub(crate) fn create_from_file(name: &str, path: &str, options: &serde_json::Value) -> Result<i32> {
+/// Stores files of the server as a new version.
+pub(crate) fn create_from_file(
+    name: &str,
+    path: &str,
+    options: &serde_json::Value,
+    tokenizer: Option<&str>,
+) -> Result<i32> {
     if !owner::caller_reads_files() {
         return Err(Error::NoFilePermission);
     }
+    let model = read_file(path)?;
+    let tokenizer = tokenizer.map(read_file).transpose()?;
+    let folder = Path::new(path).parent().map(Path::to_path_buf);
+    create(name, &Given { model: &model, tokenizer, external: None, folder }, options)
+}
+
+/// Reads a file of the server.
+fn read_file(path: &str) -> Result<Vec<u8>> {
     let failed = |reason: String| {
         // The system's words without the number that Rust adds.
         let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
@@ -336,8 +423,44 @@ pub(crate) fn create_from_file(name: &str, path: &str, options: &serde_json::Val
     if !about.is_file() {
         return Err(failed("it is not a regular file".to_owned()));
     }
-    let content = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
-    create(name, &content, options)
+    std::fs::read(path).map_err(|e| failed(e.to_string()))
+}
+
+/// Reads a file of weights that a model names, out of the folder of the model. The system itself keeps the way to it
+/// inside, whatever changes meanwhile.
+fn beside(folder: &Path, location: &str) -> Result<Vec<u8>> {
+    let outside = |reason| Error::Outside { location: location.to_owned(), reason };
+    let failed = |reason: String| {
+        let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
+        Error::File { path: folder.join(location).to_string_lossy().into_owned(), reason }
+    };
+    // An empty folder is the one that the server runs in.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let directory = std::fs::File::open(folder).map_err(|e| failed(e.to_string()))?;
+    let how = OpenHow::new()
+        // A pipe must not keep the server waiting.
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut file = match openat2(&directory, Path::new(location), how) {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::ELOOP) => return Err(outside("it is a link")),
+        Err(Errno::EXDEV) => return Err(outside("it is outside of the folder of the model")),
+        Err(e) => return Err(failed(e.desc().to_owned())),
+    };
+    let about = file.metadata().map_err(|e| failed(e.to_string()))?;
+    if !about.is_file() {
+        return Err(outside("it is not a regular file"));
+    }
+    if about.nlink() > 1 {
+        return Err(outside("it has another name elsewhere"));
+    }
+    let mut bytes = Vec::new();
+    let size = usize::try_from(about.len()).unwrap_or(usize::MAX);
+    bytes
+        .try_reserve_exact(size)
+        .map_err(|_| pg_predict_engine::Error::OutOfMemory { what: "the model's weights".into(), bytes: size })?;
+    file.read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
+    Ok(bytes)
 }
 
 /// Drops contents that no version has any more. Whoever is about to use one again is waited for first.
@@ -351,7 +474,8 @@ fn drop_orphans(mut hashes: Vec<Vec<u8>>) {
         let dropped = sql::run(
             Mode::Write,
             c"DELETE FROM predict.content c
-               WHERE c.hash = $1 AND NOT EXISTS (SELECT FROM predict.version v WHERE v.hash = c.hash)",
+               WHERE c.hash = $1
+                 AND NOT EXISTS (SELECT FROM predict.version v WHERE v.hash = c.hash OR c.hash = ANY (v.parts))",
             &hash,
             |_| {},
         );
@@ -370,16 +494,20 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
             let name = [Value::Text(name)];
             sql::run(Mode::Write, c"DELETE FROM predict.alias WHERE model = $1", &name, |_| {});
             sql::run(Mode::Write, c"DELETE FROM predict.privilege WHERE model = $1", &name, |_| {});
-            sql::run(Mode::Write, c"DELETE FROM predict.version WHERE model = $1 RETURNING hash", &name, |row| {
-                hashes.extend(row.bytes(0, <[u8]>::to_vec));
-            });
+            sql::run(
+                Mode::Write,
+                c"WITH gone AS (DELETE FROM predict.version WHERE model = $1 RETURNING hash, parts)
+                  SELECT unnest(array_prepend(hash, parts)) FROM gone",
+                &name,
+                |row| hashes.extend(row.bytes(0, <[u8]>::to_vec)),
+            );
             sql::run(Mode::Write, c"DELETE FROM predict.model WHERE name = $1", &name, |_| {});
             drop_orphans(hashes);
         });
         return Ok(());
     };
     let mut aliases = Vec::new();
-    let mut dropped = 0;
+    let mut dropped = false;
     owner::as_registry_owner(|| {
         let values = [Value::Text(name), Value::Int(number)];
         sql::run(
@@ -389,19 +517,21 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
             |row| aliases.extend(row.text(0)),
         );
         if aliases.is_empty() {
-            dropped = sql::run(
+            sql::run(
                 Mode::Write,
-                c"DELETE FROM predict.version WHERE model = $1 AND number = $2 RETURNING hash",
+                c"WITH gone AS (DELETE FROM predict.version WHERE model = $1 AND number = $2 RETURNING hash, parts)
+                  SELECT unnest(array_prepend(hash, parts)) FROM gone",
                 &values,
                 |row| hashes.extend(row.bytes(0, <[u8]>::to_vec)),
             );
-            drop_orphans(hashes);
+            dropped = !hashes.is_empty();
+            drop_orphans(std::mem::take(&mut hashes));
         }
     });
     if !aliases.is_empty() {
         return Err(Error::AliasNames { model: name.to_owned(), version: number, aliases });
     }
-    if dropped == 0 {
+    if !dropped {
         return Err(Error::NoVersion { model: name.to_owned(), version: number });
     }
     Ok(())

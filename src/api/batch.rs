@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::Datum;
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
 use crate::pg::results::Results;
 use crate::pg::site::{Group, Site};
@@ -32,7 +32,7 @@ struct Sites {
 /// Opens the site of a reference.
 pub(super) fn open(reference: &str, call: &Call) -> Result<Site> {
     let resolved = registry::resolve(reference)?;
-    let session = sessions::open(&resolved.version, || registry::bytes(&resolved.version))?;
+    let session = sessions::open(&resolved.version, || registry::content(&resolved.version))?;
     Site::new(resolved.version, resolved.selection, resolved.names_output, session, call.site_context())
 }
 
@@ -102,12 +102,25 @@ fn deserialize(call: &Call) -> Result<Option<Datum>> {
     Ok(Some(internal(memory::own(context, group))))
 }
 
-/// The results of a group that has had all its rows.
+/// The results of a group that has had all its rows. Tells of those that were bad.
 fn complete(call: &Call) -> Result<Option<Results>> {
-    match call.state::<Group>(0) {
-        Some(group) => group.complete(call),
-        None => Ok(None),
+    let Some(group) = call.state::<Group>(0) else { return Ok(None) };
+    let results = group.complete(call)?;
+    if let Some(results) = &results
+        && let Some((which, reason)) = &results.faults.first
+    {
+        let layout = &results.layout;
+        let (rows, are) = match results.faults.rows {
+            1 => ("1 row".to_owned(), "is"),
+            n => (format!("{n} rows"), "are"),
+        };
+        error::warn(
+            &format!("{rows} could not be run with model \"{}@{}\", and {are} NULL", layout.model, layout.version),
+            &format!("The first is {which}: {reason}"),
+            "The version was created with the option \"on_error\": \"null\".",
+        );
     }
+    Ok(results)
 }
 
 fn finish(call: &Call) -> Result<Option<Datum>> {

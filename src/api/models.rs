@@ -5,7 +5,7 @@ use pgrx::pg_sys::Datum;
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
 use crate::pg::text;
-use crate::registry;
+use crate::registry::{self, Given};
 
 pg_function!(pg_predict_create_model, pg_finfo_pg_predict_create_model, create_model);
 pg_function!(pg_predict_create_model_from_file, pg_finfo_pg_predict_create_model_from_file, create_model_from_file);
@@ -30,13 +30,19 @@ fn options(call: &Call, i: usize) -> Result<serde_json::Value> {
 fn create_model(call: &Call) -> Result<Option<Datum>> {
     let name = call.text(0, "the model's name")?;
     let model = call.argument(1).ok_or(Error::NullArgument { what: "the model" })?;
-    let options = options(call, 2)?;
-    registry::create(&name, text::varlena(model), &options).map(|n| Some(n.into()))
+    let given = Given {
+        model: text::varlena(model),
+        tokenizer: call.argument(3).map(|json| text::of_jsonb(json).into_bytes()),
+        external: call.argument(4).map(text::varlena),
+        folder: None,
+    };
+    registry::create(&name, &given, &options(call, 2)?).map(|n| Some(n.into()))
 }
 
 fn create_model_from_file(call: &Call) -> Result<Option<Datum>> {
     let (name, path) = (call.text(0, "the model's name")?, call.text(1, "the path")?);
-    registry::create_from_file(&name, &path, &options(call, 2)?).map(|n| Some(n.into()))
+    let tokenizer = call.argument(3).map(|_| call.text(3, "the path of the tokenizer")).transpose()?;
+    registry::create_from_file(&name, &path, &options(call, 2)?, tokenizer.as_deref()).map(|n| Some(n.into()))
 }
 
 fn drop_model(call: &Call) -> Result<Option<Datum>> {

@@ -1,12 +1,12 @@
-//! The plain calls: `predict`, `predict_text`, `predict_array`, `predict_json`. One run a call.
+//! The plain calls: `predict`, `predict_text`, `predict_array`, `predict_json`, `embed`. One run a call.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pg_predict_engine::chunk::{Chunk, Scalar};
+use pg_predict_engine::chunk::Chunk;
 use pg_predict_engine::signature::OutputRow;
-use pg_predict_engine::tensor::ElementType;
+use pg_predict_engine::tensor::{ElementType, Scalar};
 use pgrx::pg_sys::{self, Datum};
 
 use crate::error::{Error, Result};
@@ -18,6 +18,7 @@ use crate::pg::{emit, snapshot, text};
 pg_function!(pg_predict_predict, pg_finfo_pg_predict_predict, predict);
 pg_function!(pg_predict_predict_text, pg_finfo_pg_predict_predict_text, predict_text);
 pg_function!(pg_predict_predict_array, pg_finfo_pg_predict_predict_array, predict_array);
+pg_function!(pg_predict_embed, pg_finfo_pg_predict_embed, embed);
 pg_function!(pg_predict_predict_json, pg_finfo_pg_predict_predict_json, predict_json);
 
 /// What a call site keeps from call to call.
@@ -63,7 +64,8 @@ fn one_value(layout: &Layout, function: &'static str) -> Result<()> {
         OutputRow::Map { .. } => {
             format!("Name one key, as in '{}/{}[key]', or use predict_json().", layout.model, output.name)
         }
-        OutputRow::Tensor { .. } => {
+        OutputRow::Nested { .. } => "predict_json() returns it.".to_owned(),
+        OutputRow::Tensor { .. } | OutputRow::Open { .. } => {
             format!(
                 "Name one element, as in '{}/{}[1]', or use predict_array() or predict_json().",
                 layout.model, output.name
@@ -87,7 +89,7 @@ fn predict(call: &Call) -> Result<Option<Datum>> {
         return Ok(None);
     }
     let Some(scalar) = emit::selected(&layout, &chunk, 0)? else { return Ok(None) };
-    let number = emit::number(scalar).ok_or_else(|| {
+    let number = scalar.number().ok_or_else(|| {
         let output = &layout.outputs[layout.selected];
         Error::OutputKind {
             model: format!("{}@{}", layout.model, layout.version),
@@ -112,34 +114,68 @@ fn predict_text(call: &Call) -> Result<Option<Datum>> {
 
 fn predict_array(call: &Call) -> Result<Option<Datum>> {
     let (layout, bytes) = score(call)?;
-    let chunk = Chunk::parse(&bytes)?;
+    array(&layout, &bytes, "predict_array()")
+}
+
+fn embed(call: &Call) -> Result<Option<Datum>> {
+    let (layout, bytes) = score(call)?;
     let output = &layout.outputs[layout.selected];
-    let shape = match &output.row {
-        OutputRow::Tensor { element, shape } if *element != ElementType::String => shape.clone(),
-        OutputRow::Map { .. } if layout.element.is_some() => vec![],
-        _ => {
-            return Err(Error::OutputKind {
-                model: format!("{}@{}", layout.model, layout.version),
-                output: output.name.clone(),
-                kind: output.describe(),
-                function: "predict_array()",
-                hint: "predict_json() returns it.".to_owned(),
-            });
-        }
+    let is_vector = match &output.row {
+        OutputRow::Tensor { shape, .. } => shape.len() == 1,
+        OutputRow::Open { shape, .. } => shape.len() == 1,
+        _ => false,
     };
+    if !is_vector {
+        return Err(Error::OutputKind {
+            model: format!("{}@{}", layout.model, layout.version),
+            output: output.name.clone(),
+            kind: output.describe(),
+            function: "embed()",
+            hint: if output.tokens {
+                "Create the version with the option \"pooling\": \"mean\", which makes one vector of the states of tokens."
+            } else {
+                "Name an output that is one vector, as in 'model/output'."
+            }
+            .to_owned(),
+        });
+    }
+    array(&layout, &bytes, "embed()")
+}
+
+/// The selected output of a row as real[].
+fn array(layout: &Layout, bytes: &[u8], function: &'static str) -> Result<Option<Datum>> {
+    let chunk = Chunk::parse(bytes)?;
+    let output = &layout.outputs[layout.selected];
+    let of_map = matches!(output.row, OutputRow::Map { .. }) && layout.element.is_some();
+    let refused = || Error::OutputKind {
+        model: format!("{}@{}", layout.model, layout.version),
+        output: output.name.clone(),
+        kind: output.describe(),
+        function,
+        hint: "predict_json() returns it.".to_owned(),
+    };
+    if !of_map && output.element().is_none_or(|e| e == ElementType::String) {
+        return Err(refused());
+    }
     if !chunk.ran(0) {
         return Ok(None);
     }
-    let one = layout.element.is_some() || shape.is_empty();
-    let shape = if one { vec![1] } else { shape };
-    let float4 = |s: Scalar<'_>| emit::number(s).map(|x| Datum::from((x as f32).to_bits()));
+    let float4 = |s: Scalar<'_>| s.number().map(|x| Datum::from((x as f32).to_bits()));
     let mut values = Vec::new();
-    if one {
-        values.extend(emit::selected(&layout, &chunk, 0)?.and_then(float4));
+    let mut shape =
+        if layout.element.is_some() { vec![] } else { emit::row_shape(output, &chunk, layout.selected, 0)? };
+    if layout.element.is_some() {
+        values.extend(emit::selected(layout, &chunk, 0)?.and_then(float4));
     } else {
         for i in 0..shape.iter().product() {
             values.extend(float4(chunk.scalar(layout.selected, 0, i)?));
         }
+    }
+    if shape.is_empty() {
+        shape = vec![values.len()];
+    }
+    if shape.len() > emit::MOST_DIMENSIONS {
+        return Err(refused());
     }
     let count = values.len();
     emit::array(&mut values, &mut vec![false; count], &shape, pg_sys::FLOAT4OID).map(Some)
@@ -152,7 +188,7 @@ fn predict_json(call: &Call) -> Result<Option<Datum>> {
         return Ok(None);
     }
     if layout.element.is_some() {
-        return Ok(emit::selected(&layout, &chunk, 0)?.map(|s| emit::jsonb(&emit::as_json(s).to_string())));
+        return Ok(emit::selected(&layout, &chunk, 0)?.map(|s| emit::jsonb(&s.json().to_string())));
     }
     let mut all = serde_json::Map::new();
     for (place, output) in layout.outputs.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Ways out of a prediction_batch: `predictions()`, the casts, and the type's own text and binary forms.
 
-use pg_predict_engine::chunk::{Chunk, Scalar};
+use pg_predict_engine::chunk::Chunk;
 use pg_predict_engine::signature::OutputRow;
-use pg_predict_engine::tensor::ElementType;
+use pg_predict_engine::tensor::{ElementType, Scalar};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result};
@@ -74,23 +74,41 @@ fn to_array(
     let Some(batch) = call.argument(0) else { return Ok(None) };
     let results = &*expanded::read(batch)?;
     let layout = &results.layout;
-    let shape = selected_shape(layout, name, accepts)?;
-    let width: usize = shape.iter().product();
-    let total = usize::try_from(results.rows()).unwrap_or(usize::MAX).saturating_mul(width);
-    if total.saturating_mul(8) > 0x3fff_ffff {
-        return Err(Error::TooLarge { bytes: total.saturating_mul(8) });
-    }
-    let (mut values, mut nulls) = (Vec::with_capacity(total), Vec::with_capacity(total));
+    let rows = usize::try_from(results.rows()).unwrap_or(usize::MAX);
+    let (mut values, mut nulls) = (Vec::new(), Vec::new());
+    // What every row has: known from the start, or from the first row on where rows have shapes of their own.
+    let mut shape = selected_shape(layout, name, accepts)?;
+    let mut unknown = 0;
     results.each(|bytes| {
         let chunk = Chunk::parse(bytes)?;
         let mut nth = 0;
         for row in 0..chunk.rows() {
             let ran = chunk.ran(row);
+            if ran && let Some(own) = own_shape(layout, &chunk, nth)? {
+                match &shape {
+                    None => shape = Some(own),
+                    Some(shape) if *shape != own => return Err(uneven(layout, name)),
+                    Some(_) => {}
+                }
+            }
+            let Some(width) = shape.as_ref().map(|s| s.iter().product::<usize>()) else {
+                unknown += 1;
+                continue;
+            };
+            if values.is_empty() {
+                let total = rows.saturating_mul(width);
+                if total.saturating_mul(8) > 0x3fff_ffff {
+                    return Err(Error::TooLarge { bytes: total.saturating_mul(8) });
+                }
+                values.reserve(total);
+                nulls.reserve(total);
+                // The rows before the first that told the shape are NULL.
+                values.resize(std::mem::take(&mut unknown) * width, Datum::null());
+                nulls.resize(values.len(), true);
+            }
             for i in 0..width {
                 let datum = match ran {
-                    true if layout.element.is_some() || width == 1 => {
-                        emit::selected(layout, &chunk, nth)?.and_then(convert)
-                    }
+                    true if layout.element.is_some() => emit::selected(layout, &chunk, nth)?.and_then(convert),
                     true => convert(chunk.scalar(layout.selected, nth, i)?),
                     false => None,
                 };
@@ -101,26 +119,41 @@ fn to_array(
         }
         Ok(())
     })?;
-    let mut dimensions = vec![usize::try_from(results.rows()).unwrap_or(0)];
-    dimensions.extend(shape);
+    values.resize(values.len() + unknown, Datum::null());
+    nulls.resize(values.len(), true);
+    let mut dimensions = vec![rows];
+    dimensions.extend(shape.unwrap_or_default());
+    if dimensions.len() > emit::MOST_DIMENSIONS {
+        return Err(uneven(layout, name));
+    }
     emit::array(&mut values, &mut nulls, &dimensions, element).map(Some)
 }
 
-/// The shape of what a layout selects of a row; an error where it does not fit the cast.
-fn selected_shape(layout: &Layout, name: &'static str, accepts: fn(ElementType) -> bool) -> Result<Vec<usize>> {
+/// The error of a cast that an output does not fit.
+fn uneven(layout: &Layout, name: &'static str) -> Error {
     let output = &layout.outputs[layout.selected];
-    match &output.row {
-        OutputRow::Tensor { element, shape } if accepts(*element) => {
-            Ok(if layout.element.is_some() { vec![] } else { shape.clone() })
-        }
-        OutputRow::Map { .. } if layout.element.is_some() && accepts(ElementType::Float32) => Ok(vec![]),
-        _ => Err(Error::OutputKind {
-            model: format!("{}@{}", layout.model, layout.version),
-            output: output.name.clone(),
-            kind: output.describe(),
-            function: name,
-            hint: "::jsonb and predictions() give every kind of output.".to_owned(),
-        }),
+    Error::OutputKind {
+        model: format!("{}@{}", layout.model, layout.version),
+        output: output.name.clone(),
+        kind: output.describe(),
+        function: name,
+        hint: "::jsonb and predictions() give every kind of output.".to_owned(),
+    }
+}
+
+/// The shape that a row has for itself, of what a layout selects; none where all rows have the same.
+fn own_shape(layout: &Layout, chunk: &Chunk<'_>, nth: usize) -> Result<Option<Vec<usize>>> {
+    if layout.element.is_some() { Ok(None) } else { Ok(chunk.shape(layout.selected, nth)?) }
+}
+
+/// The shape of what a layout selects of a row, where all rows have the same; an error where it does not fit the cast.
+fn selected_shape(layout: &Layout, name: &'static str, accepts: fn(ElementType) -> bool) -> Result<Option<Vec<usize>>> {
+    let one = layout.element.is_some();
+    match &layout.outputs[layout.selected].row {
+        OutputRow::Tensor { element, shape } if accepts(*element) => Ok(Some(if one { vec![] } else { shape.clone() })),
+        OutputRow::Open { element, .. } if accepts(*element) => Ok(one.then(Vec::new)),
+        OutputRow::Map { .. } if one && accepts(ElementType::Float32) => Ok(Some(vec![])),
+        _ => Err(uneven(layout, name)),
     }
 }
 
@@ -130,7 +163,7 @@ fn to_real(call: &Call) -> Result<Option<Datum>> {
         "the cast to real[]",
         pg_sys::FLOAT4OID,
         |e| e != ElementType::String,
-        |s| emit::number(s).map(|x| Datum::from((x as f32).to_bits())),
+        |s| s.number().map(|x| Datum::from((x as f32).to_bits())),
     )
 }
 
@@ -140,7 +173,7 @@ fn to_double(call: &Call) -> Result<Option<Datum>> {
         "the cast to float8[]",
         pg_sys::FLOAT8OID,
         |e| e != ElementType::String,
-        |s| emit::number(s).map(|x| Datum::from(x.to_bits())),
+        |s| s.number().map(|x| Datum::from(x.to_bits())),
     )
 }
 

@@ -1,25 +1,23 @@
 //! The probe program: tries one model and says what it found.
 //!
-//! The model's bytes come on standard input, the request as JSON in the first argument, the answer goes to standard
-//! output as JSON. Whoever starts it sets its limits and its time; it sets none itself and talks to nobody else.
+//! The request and all that belongs to it come on standard input, the answer goes to standard output as JSON. Whoever
+//! starts it sets its limits and its time; it sets none itself and talks to nobody else.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
-use pg_predict_engine::probe::{Answer, Request, run};
+use pg_predict_engine::probe::{Answer, read, run};
 use pg_predict_engine::threads::run_with_less_stack;
 
 fn main() -> std::process::ExitCode {
-    let Some(request) = std::env::args().nth(1).and_then(|a| serde_json::from_str::<Request>(&a).ok()) else {
-        eprintln!("usage: pg_predict_probe REQUEST < MODEL (it is started by predict.create_model)");
-        return std::process::ExitCode::from(2);
+    let (request, content) = match read(&mut std::io::stdin().lock()) {
+        Ok(read) => read,
+        Err(e) => {
+            eprintln!("cannot read the model: {e} (this program is started by predict.create_model)");
+            return std::process::ExitCode::from(2);
+        }
     };
-    let mut bytes = Vec::new();
-    if let Err(e) = std::io::stdin().read_to_end(&mut bytes) {
-        eprintln!("cannot read the model: {e}");
-        return std::process::ExitCode::from(2);
-    }
     // What passes here is loaded by a server's thread, whose stack is larger.
-    let Ok(Some(answer)) = run_with_less_stack(move || -> Answer { run(&bytes, &request) }) else {
+    let Ok(Some(answer)) = run_with_less_stack(move || -> Answer { run(&request, content) }) else {
         eprintln!("the trial ended without an answer");
         return std::process::ExitCode::from(2);
     };

@@ -95,7 +95,8 @@ mod tests {
     fn session(bytes: usize) -> Arc<Session> {
         let mut config = config(Device::Cpu);
         config.session_bytes = bytes;
-        Arc::new(Session::load(&model("models/credit.onnx"), &config).unwrap())
+        let content = crate::session::Content::of(model("models/credit.onnx"));
+        Arc::new(Session::load(content, &crate::options::Options::default(), &config).unwrap())
     }
 
     fn key(n: u8) -> Key {

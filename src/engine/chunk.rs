@@ -5,10 +5,11 @@
 //! nothing here), and the outputs of the rows that were run. Integers are in the machine's own order.
 
 use bytemuck::{Pod, cast_slice, pod_read_unaligned};
+use half::{bf16, f16};
 
-use crate::batch::{Keys, Maps, Values};
+use crate::batch::{Keys, Maps, Open, Values};
 use crate::error::{Error, Result};
-use crate::tensor::{Column, ElementType, Strings};
+use crate::tensor::{Column, ElementType, Scalar, Strings};
 
 /// The rows of a batch as they were gathered.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +39,8 @@ impl Rows {
 
 const MAPS_INT64: u8 = 101;
 const MAPS_TEXT: u8 = 102;
+const OPEN: u8 = 103;
+const NESTED: u8 = 104;
 
 /// Encodes the rows of a batch and the outputs of those that were run.
 pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
@@ -47,6 +50,8 @@ pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
             .iter()
             .map(|o| match o {
                 Values::Tensor { data, .. } => data.bytes() + 32,
+                Values::Open(o) => o.data.bytes() + 4 * (o.dims.len() + o.dim_ends.len() + o.ends.len()) + 64,
+                Values::Nested(texts) => texts.bytes() + 32,
                 Values::Maps(m) => {
                     let keys = match &m.keys {
                         Keys::Int64(k) => 8 * k.len(),
@@ -70,6 +75,19 @@ pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
                 w.push(data.element() as u8);
                 put_u32(&mut w, *width)?;
                 put_column(&mut w, data)?;
+            }
+            Values::Open(Open { dims, dim_ends, ends, data }) => {
+                w.push(OPEN);
+                w.push(data.element() as u8);
+                for list in [dims, dim_ends, ends] {
+                    put_u32(&mut w, list.len())?;
+                    list.iter().try_for_each(|n| put_u32(&mut w, *n))?;
+                }
+                put_column(&mut w, data)?;
+            }
+            Values::Nested(texts) => {
+                w.push(NESTED);
+                put_strings(&mut w, texts)?;
             }
             Values::Maps(Maps { ends, keys, values }) => {
                 w.push(match keys {
@@ -125,6 +143,8 @@ fn put_column(w: &mut Vec<u8>, column: &Column) -> Result<()> {
         Column::Uint16(v) => put_block(w, cast_slice(v)),
         Column::Uint32(v) => put_block(w, cast_slice(v)),
         Column::Uint64(v) => put_block(w, cast_slice(v)),
+        Column::Float16(v) => put_block(w, cast_slice(v)),
+        Column::Bfloat16(v) => put_block(w, cast_slice(v)),
         Column::Bool(v) => {
             put_u32(w, v.len())?;
             w.extend(v.iter().map(|b| u8::from(*b)));
@@ -144,6 +164,8 @@ pub struct Chunk<'a> {
 
 enum Encoded<'a> {
     Tensor { element: ElementType, width: usize, data: Block<'a> },
+    Open { element: ElementType, dims: &'a [u8], dim_ends: &'a [u8], ends: &'a [u8], data: Block<'a> },
+    Nested(Texts<'a>),
     Maps { ends: &'a [u8], keys: MapKeys<'a>, values: &'a [u8] },
 }
 
@@ -169,23 +191,6 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// One value read out of a chunk.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Scalar<'a> {
-    /// `float32`
-    Float32(f32),
-    /// `float64`
-    Float64(f64),
-    /// Any integer but `uint64`.
-    Int(i64),
-    /// `uint64`
-    Uint64(u64),
-    /// `bool`
-    Bool(bool),
-    /// `string`
-    Text(&'a str),
-}
-
 /// A key of a map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Key<'a> {
@@ -197,6 +202,12 @@ pub enum Key<'a> {
 
 fn short() -> Error {
     Error::Corrupt { what: "a chunk is cut short".into() }
+}
+
+/// Where the `nth` of parts with these ends begins, and how long it is.
+fn span(ends: &[u8], nth: usize) -> Result<(usize, usize)> {
+    let start = if nth == 0 { 0 } else { at::<u32>(ends, nth - 1)? as usize };
+    (at::<u32>(ends, nth)? as usize).checked_sub(start).map(|n| (start, n)).ok_or_else(short)
 }
 
 fn at<T: Pod>(bytes: &[u8], i: usize) -> Result<T> {
@@ -223,6 +234,22 @@ impl<'a> Reader<'a> {
     fn block(&mut self) -> Result<&'a [u8]> {
         let n = self.u32()?;
         self.take(n)
+    }
+
+    fn list(&mut self) -> Result<&'a [u8]> {
+        let n = self.u32()?;
+        self.take(n.saturating_mul(4))
+    }
+
+    fn element(&mut self, tag: u8) -> Result<ElementType> {
+        ElementType::from_tag(tag).ok_or_else(|| Error::Corrupt { what: "an unknown element type".into() })
+    }
+
+    fn elements(&mut self, element: ElementType) -> Result<Block<'a>> {
+        Ok(match element {
+            ElementType::String => Block::Text(self.texts()?),
+            _ => Block::Plain(self.block()?),
+        })
     }
 
     fn texts(&mut self) -> Result<Texts<'a>> {
@@ -255,15 +282,17 @@ impl<'a> Chunk<'a> {
                             if tag == MAPS_INT64 { MapKeys::Int64(r.block()?) } else { MapKeys::Text(r.texts()?) };
                         Ok(Encoded::Maps { ends, keys, values: r.block()? })
                     }
+                    OPEN => {
+                        let tag = r.take(1)?[0];
+                        let element = r.element(tag)?;
+                        let (dims, dim_ends, ends) = (r.list()?, r.list()?, r.list()?);
+                        Ok(Encoded::Open { element, dims, dim_ends, ends, data: r.elements(element)? })
+                    }
+                    NESTED => Ok(Encoded::Nested(r.texts()?)),
                     _ => {
-                        let element = ElementType::from_tag(tag)
-                            .ok_or_else(|| Error::Corrupt { what: "an unknown element type".into() })?;
+                        let element = r.element(tag)?;
                         let width = r.u32()?;
-                        let data = match element {
-                            ElementType::String => Block::Text(r.texts()?),
-                            _ => Block::Plain(r.block()?),
-                        };
-                        Ok(Encoded::Tensor { element, width, data })
+                        Ok(Encoded::Tensor { element, width, data: r.elements(element)? })
                     }
                 }
             })
@@ -292,12 +321,34 @@ impl<'a> Chunk<'a> {
         self.carried.get(start..at::<u32>(self.ends, row)? as usize).map(Some).ok_or_else(short)
     }
 
+    /// The shape of output `output` of the `nth` row that was run, where rows have their own.
+    pub fn shape(&self, output: usize, nth: usize) -> Result<Option<Vec<usize>>> {
+        let Some(Encoded::Open { dims, dim_ends, .. }) = self.outputs.get(output) else { return Ok(None) };
+        let (start, n) = span(dim_ends, nth)?;
+        (start..start + n).map(|i| Ok(at::<u32>(dims, i)? as usize)).collect::<Result<_>>().map(Some)
+    }
+
+    /// The JSON of output `output` of the `nth` row that was run, where that is its form.
+    pub fn nested(&self, output: usize, nth: usize) -> Result<&'a str> {
+        match self.outputs.get(output) {
+            Some(Encoded::Nested(texts)) => texts.get(nth),
+            _ => Err(Error::Corrupt { what: "an output is missing".into() }),
+        }
+    }
+
     /// Element `position` of output `output` of the `nth` row that was run.
     pub fn scalar(&self, output: usize, nth: usize, position: usize) -> Result<Scalar<'a>> {
-        let Some(Encoded::Tensor { element, width, data }) = self.outputs.get(output) else {
-            return Err(Error::Corrupt { what: "an output is missing".into() });
+        let (element, data, i) = match self.outputs.get(output) {
+            Some(Encoded::Tensor { element, width, data }) => (element, data, nth * width + position),
+            Some(Encoded::Open { element, ends, data, .. }) => {
+                let (start, n) = span(ends, nth)?;
+                if position >= n {
+                    return Err(short());
+                }
+                (element, data, start + position)
+            }
+            _ => return Err(Error::Corrupt { what: "an output is missing".into() }),
         };
-        let i = nth * width + position;
         let bytes = match data {
             Block::Text(t) => return Ok(Scalar::Text(t.get(i)?)),
             Block::Plain(bytes) => bytes,
@@ -314,6 +365,8 @@ impl<'a> Chunk<'a> {
             ElementType::Uint32 => Scalar::Int(at::<u32>(bytes, i)?.into()),
             ElementType::Uint64 => Scalar::Uint64(at(bytes, i)?),
             ElementType::Bool => Scalar::Bool(at::<u8>(bytes, i)? != 0),
+            ElementType::Float16 => Scalar::Float32(at::<f16>(bytes, i)?.to_f32()),
+            ElementType::Bfloat16 => Scalar::Float32(at::<bf16>(bytes, i)?.to_f32()),
             ElementType::String => return Err(short()),
         })
     }

@@ -39,10 +39,22 @@ pub enum Error {
         /// ONNX Runtime's words, or why.
         reason: String,
     },
-    /// Weights are stored outside the file.
+    /// Weights are stored outside the file, at a place where they cannot be given.
     ExternalData {
         /// The first such tensor's name.
         tensor: String,
+    },
+    /// A file of weights that the model names cannot be had.
+    ExternalFile {
+        /// The name that the model has for it.
+        location: String,
+        /// Why.
+        reason: Cow<'static, str>,
+    },
+    /// What should be a tokenizer is none.
+    Tokenizer {
+        /// The tokenizer library's words.
+        reason: String,
     },
     /// A locale that an operator needs is not installed.
     Locale {

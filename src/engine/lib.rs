@@ -15,11 +15,13 @@ pub mod options;
 pub mod pipeline;
 pub mod probe;
 pub mod reference;
+pub mod run;
 pub mod session;
 pub mod signature;
 pub mod tensor;
 #[cfg(test)]
 mod tests;
+pub mod text;
 pub mod threads;
 pub mod version;
 

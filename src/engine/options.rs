@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::signature::Signature;
+use crate::signature::{Input, Output, Signature, Source, TEXTS};
+use crate::tensor::{Column, ElementType, from_json};
 
 /// The options of a version. A key that is not here is an error.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,18 @@ pub struct Options {
     /// A value by column, taken where the column is NULL.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub defaults: Map<String, Value>,
+    /// What a row that the model fails on does.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_error: OnError,
+    /// The content of inputs that are the same for every row.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub constants: Map<String, Value>,
+    /// A value by input, with which rows of different shapes are made alike.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub pad: Map<String, Value>,
+    /// Whether rows run together.
+    #[serde(skip_serializing_if = "is_default")]
+    pub batch: Batching,
     /// Rows run together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
@@ -29,6 +42,15 @@ pub struct Options {
     /// Threads of a session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Tokens that a text is cut to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// How the states of tokens become one vector.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pooling: Pooling,
+    /// Vectors are given a length of 1.
+    #[serde(skip_serializing_if = "is_default")]
+    pub normalize: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -48,19 +70,65 @@ pub enum OnNull {
     Nan,
 }
 
+/// What a row that the model fails on does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The statement fails.
+    #[default]
+    Error,
+    /// Its prediction is NULL, and it is counted.
+    Null,
+}
+
+/// Whether rows run together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batching {
+    /// As the probe finds the model.
+    #[default]
+    Auto,
+    /// The model has no batch axis: a row is one whole run.
+    None,
+    /// Also where a row's answer depends on its batch mates.
+    Force,
+}
+
+/// How the states of a text's tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// They do not.
+    #[default]
+    None,
+    /// Their mean, without padding.
+    Mean,
+    /// The state of the first token.
+    Cls,
+}
+
+/// The most tokens that a text can be cut to.
+pub const MAX_LENGTH: usize = 1 << 20;
 /// The largest batch size that can be asked for.
 pub const MAX_BATCH_SIZE: usize = 1 << 20;
 /// The most threads that a session can be given.
 pub const MAX_THREADS: usize = 256;
 
 /// The options, and what their values are.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 13] = [
     ("features", "an array of column names"),
     ("on_null", "one of \"null\", \"error\", \"nan\""),
+    ("on_error", "one of \"error\", \"null\""),
     ("defaults", "an object with a value for each column"),
+    ("constants", "an object with a value for each input"),
+    ("pad", "an object with a value for each input"),
+    ("batch", "one of \"auto\", \"none\", \"force\""),
     ("batch_size", "a whole number of rows"),
     ("device", "one of \"cpu\", \"cuda\", \"cuda:N\", \"auto\""),
     ("threads", "a whole number"),
+    ("max_length", "a whole number of tokens"),
+    ("pooling", "one of \"mean\", \"cls\", \"none\""),
+    ("normalize", "true or false"),
 ];
 
 impl Options {
@@ -84,18 +152,29 @@ impl Options {
         };
         range("batch_size", options.batch_size, MAX_BATCH_SIZE)?;
         range("threads", options.threads, MAX_THREADS)?;
+        range("max_length", options.max_length, MAX_LENGTH)?;
         Ok(options)
+    }
+
+    /// The names of all options, for whoever wrote one that is not there.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        KEYS.iter().map(|(key, _)| *key).collect()
     }
 
     /// Checks the options against what the model takes.
     pub fn check(&self, signature: &Signature) -> Result<()> {
         let bad = |key: &str, reason: String| Err(Error::Option { key: key.to_owned(), reason });
-        if let Some(features) = &self.features {
-            let [input] = signature.inputs.as_slice() else {
-                return bad(
-                    "features",
-                    format!("It is for models with one input, and this one has {}", signature.inputs.len()),
-                );
+        let texts = self.features.as_ref().filter(|_| signature.takes_text()).map_or(1, Vec::len);
+        let slots = signature.slots(texts);
+        self.check_inputs(signature)?;
+        if let Some(features) = self.features.as_ref().filter(|_| signature.takes_text()) {
+            if features.is_empty() || features.len() > TEXTS.len() {
+                return bad("features", "It names the column of the text, and maybe that of a second one".to_owned());
+            }
+        } else if let Some(features) = &self.features {
+            let [input] = slots.as_slice() else {
+                return bad("features", format!("It is for models with one input, and this one has {}", slots.len()));
             };
             if features.is_empty() {
                 return bad("features", "It names no column".to_owned());
@@ -106,11 +185,13 @@ impl Options {
                     format!("It names {} columns, and input \"{}\" takes {width}", features.len(), input.name),
                 );
             }
-            if let Some(twice) = features.iter().enumerate().find(|(i, f)| features[..*i].contains(f)) {
-                return bad("features", format!("Column \"{}\" is named twice", twice.1));
-            }
         }
-        if self.on_null == OnNull::Nan && !signature.inputs.iter().any(|i| i.element.is_float()) {
+        if let Some(features) = &self.features
+            && let Some(twice) = features.iter().enumerate().find(|(i, f)| features[..*i].contains(f))
+        {
+            return bad("features", format!("Column \"{}\" is named twice", twice.1));
+        }
+        if self.on_null == OnNull::Nan && !slots.iter().any(|i| i.element.is_float()) {
             return bad(
                 "on_null",
                 "The value \"nan\" is for models with a float input, and this one has none".to_owned(),
@@ -119,7 +200,7 @@ impl Options {
         for (column, value) in &self.defaults {
             let names: Vec<&str> = match &self.features {
                 Some(features) => features.iter().map(String::as_str).collect(),
-                None => signature.inputs.iter().map(|i| i.name.as_str()).collect(),
+                None => slots.iter().map(|i| i.name.as_str()).collect(),
             };
             if !names.iter().any(|n| n == column) {
                 return bad(
@@ -127,8 +208,7 @@ impl Options {
                     format!("Column \"{column}\" is not one that the model takes: {}", names.join(", ")),
                 );
             }
-            let wide =
-                signature.inputs.iter().find(|i| self.features.is_none() && &i.name == column && i.width() != Some(1));
+            let wide = slots.iter().find(|i| self.features.is_none() && &i.name == column && i.width() != Some(1));
             if let Some(input) = wide {
                 return bad(
                     "defaults",
@@ -142,10 +222,118 @@ impl Options {
                 );
             }
         }
+        for (column, value) in &self.defaults {
+            let text = signature.takes_text();
+            let input = slots.iter().find(|i| &i.name == column).or(slots.first());
+            let Some(input) = input.filter(|i| !text || i.element == ElementType::String) else { continue };
+            if !Column::new(input.element).push_json(value) {
+                let reason = format!("The default {value} of column \"{column}\" does not fit type {}", input.element);
+                return bad("defaults", reason);
+            }
+        }
         if let (Some(fixed), Some(_)) = (signature.fixed_rows, self.batch_size) {
             return bad("batch_size", format!("The model itself fixes its batch at {fixed} rows"));
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// Checks the options that name inputs, and those for text.
+    fn check_inputs(&self, signature: &Signature) -> Result<()> {
+        let bad = |key: &str, reason: String| Err(Error::Option { key: key.to_owned(), reason });
+        for (key, map) in [("constants", &self.constants), ("pad", &self.pad)] {
+            for (name, value) in map {
+                let Some(input) = signature.inputs.iter().find(|i| &i.name == name) else {
+                    let known: Vec<&str> = signature.inputs.iter().map(|i| i.name.as_str()).collect();
+                    return bad(key, format!("There is no input \"{name}\"; the inputs are {}", known.join(", ")));
+                };
+                if input.source.is_tokens() {
+                    return bad(key, format!("Input \"{name}\" is made from the text"));
+                }
+                if key == "constants" {
+                    Constant::parse(input, value)?;
+                } else if input.source == Source::Constant {
+                    return bad(key, format!("Input \"{name}\" is a constant"));
+                } else if input.shape.iter().all(Option::is_some) {
+                    return bad(key, format!("All rows of input \"{name}\" have the same shape"));
+                } else if signature.whole {
+                    return bad(key, "A row is a whole run, so nothing is padded".to_owned());
+                } else if !Column::new(input.element).push_json(value) {
+                    return bad(
+                        key,
+                        format!("The value {value} does not fit type {} of input \"{name}\"", input.element),
+                    );
+                }
+            }
+        }
+        if !signature.takes_text() {
+            if self.max_length.is_some() {
+                return bad("max_length", "It is for versions with a tokenizer".to_owned());
+            }
+            if self.pooling != Pooling::None {
+                return bad("pooling", "It is for versions with a tokenizer".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the options against what the model gives.
+    pub fn check_outputs(&self, signature: &Signature) -> Result<()> {
+        let bad = |key: &str, reason: &str| Err(Error::Option { key: key.to_owned(), reason: reason.to_owned() });
+        if self.pooling != Pooling::None && !signature.outputs.iter().any(Output::is_pooled) {
+            return bad("pooling", "No output of the model has a state for each token of the text");
+        }
+        let first = signature.outputs.first().and_then(Output::element);
+        if self.normalize
+            && !signature.outputs.iter().any(Output::is_pooled)
+            && !first.is_some_and(ElementType::is_float)
+        {
+            return bad("normalize", "The first output of the model is not of a float type");
+        }
+        Ok(())
+    }
+}
+
+/// The content of an input that is the same for every row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Constant {
+    /// The shape of what one row has of it.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub data: Column,
+}
+
+impl Constant {
+    /// Reads the value of an option for an input: nested arrays, or one value that fills the input.
+    pub fn parse(input: &Input, value: &Value) -> Result<Self> {
+        let bad = |reason: String| Error::Option { key: "constants".to_owned(), reason };
+        let wanted: Vec<String> = input.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+        let (column, shape) = from_json(value, input.element).ok_or_else(|| {
+            bad(format!("The value of input \"{}\" is not of type {}, or not an even array", input.name, input.element))
+        })?;
+        let fits =
+            shape.len() == input.shape.len() && shape.iter().zip(&input.shape).all(|(a, b)| b.is_none_or(|b| *a == b));
+        if fits {
+            return Ok(Self { shape, data: column });
+        }
+        if !shape.is_empty() {
+            return Err(bad(format!(
+                "The value of input \"{}\" has shape {shape:?}, not [{}]",
+                input.name,
+                wanted.join(", ")
+            )));
+        }
+        let Some(shape) = input.shape.iter().copied().collect::<Option<Vec<usize>>>() else {
+            return Err(bad(format!(
+                "One value cannot fill input \"{}\", whose shape [{}] is open: give it as arrays",
+                input.name,
+                wanted.join(", ")
+            )));
+        };
+        let mut data = Column::new(input.element);
+        data.repeat(&column, 0, shape.iter().product());
+        Ok(Self { shape, data })
     }
 }
 

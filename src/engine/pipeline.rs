@@ -10,29 +10,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::batch::{Batch, Values};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::session::{Session, Stop};
-use crate::signature::Signature;
+use crate::run::{Ran, Work};
+use crate::session::Stop;
 use crate::threads;
-
-/// What every run of a query has in common.
-#[derive(Clone)]
-pub struct Work {
-    /// The session.
-    pub session: Arc<Session>,
-    /// Its signature.
-    pub signature: Arc<Signature>,
-    /// Which outputs are copied out.
-    pub wanted: Arc<[bool]>,
-}
 
 /// A batch that has been run.
 pub struct Done {
     /// The batch, to be used again.
     pub batch: Batch,
     /// Its outputs.
-    pub result: Result<Vec<Values>>,
+    pub result: Result<Ran>,
     /// How long the run took.
     pub took: Duration,
 }
@@ -84,8 +73,8 @@ impl Pipeline {
     }
 
     /// Runs a batch on the caller's thread: for runs that are known to be short.
-    pub fn run_here(&self, batch: &Batch) -> Result<Vec<Values>> {
-        self.work.session.run(batch, &self.work.signature, &self.work.wanted, &self.stop)
+    pub fn run_here(&self, batch: &Batch) -> Result<Ran> {
+        self.work.run(batch, &self.stop)
     }
 
     /// Hands a batch to the thread. The one before must have been collected.
@@ -150,11 +139,7 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
         while let Ok(batch) = inbox.recv() {
             mine.lock().running = true;
             let started = Instant::now();
-            let result = if stop.asked() {
-                Err(ended())
-            } else {
-                work.session.run(&batch, &work.signature, &work.wanted, &stop)
-            };
+            let result = if stop.asked() { Err(ended()) } else { work.run(&batch, &stop) };
             let took = started.elapsed();
             {
                 let mut state = mine.lock();
@@ -175,6 +160,7 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Shapes;
     use crate::tests::{floats, work};
 
     fn wait(pipeline: &mut Pipeline) -> Done {
@@ -220,7 +206,7 @@ mod tests {
         let work = work("models/diamonds.onnx");
         let mut pipeline = Pipeline::new(work.clone()).unwrap();
         let mut wrong = floats(&work, 3);
-        wrong.shapes[0] = vec![5];
+        wrong.shapes[0] = Shapes::Same(vec![5]);
         wrong.columns[0].truncate(15);
         pipeline.submit(wrong).unwrap();
         assert!(matches!(wait(&mut pipeline).result, Err(Error::Run { .. })));

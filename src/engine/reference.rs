@@ -116,6 +116,12 @@ impl Reference {
                     _ => return Err(missing(format!("positions 1 to {width}"))),
                 }
             }
+            // How many there are is known when a row has been run; where it has fewer, the element is NULL.
+            OutputRow::Open { .. } => match key.parse::<usize>() {
+                Ok(n) if n >= 1 => Element::Position(n - 1),
+                _ => return Err(missing("positions from 1".to_owned())),
+            },
+            OutputRow::Nested { of } => return Err(missing(format!("the form {of}, without elements"))),
             OutputRow::Map { key: ElementType::String } => Element::Text(key.to_owned()),
             OutputRow::Map { .. } => Element::Integer(key.parse().map_err(|_| missing("integer keys".to_owned()))?),
         };
@@ -129,9 +135,14 @@ mod tests {
     use crate::signature::Output;
 
     fn signature() -> Signature {
-        let output = |name: &str, row| Output { name: name.to_owned(), row, declared: vec![] };
+        let output =
+            |name: &str, row| Output { name: name.to_owned(), row, declared: vec![], axis: Some(0), tokens: false };
         Signature {
             inputs: vec![],
+            whole: false,
+            tokenizer: None,
+            external: vec![],
+            sample: None,
             outputs: vec![
                 output("label", OutputRow::Tensor { element: ElementType::Int64, shape: vec![] }),
                 output("p", OutputRow::Tensor { element: ElementType::Float32, shape: vec![2] }),

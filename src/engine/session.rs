@@ -11,17 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ort::ep::CUDA;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue, SessionOutputs};
-use ort::value::{DynMapValueType, DynValue, Tensor, TensorElementType, TensorRef, Value, ValueType};
+use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue};
+use ort::value::{
+    DynMapValueType, DynTensorValueType, DynValue, Tensor, TensorElementType, TensorRef, Value, ValueType,
+};
 use parking_lot::Mutex;
 
-use crate::batch::{Batch, Keys, Maps, Values};
+use crate::batch::{Keys, Maps};
 use crate::device::Device;
 use crate::error::{DeviceMissing, Error, Result};
 use crate::float::without_denormals;
-use crate::signature::{Output, OutputRow, Signature};
-use crate::tensor::{Column, ElementType, Strings};
+use crate::options::Options;
+use crate::tensor::{Column, ElementType, Scalar, Strings};
+use crate::text::Text;
 use crate::threads::Inside;
+use crate::version::Version;
 
 static ENVIRONMENT: Mutex<Option<ort::environment::Environment>> = Mutex::new(None);
 
@@ -38,9 +42,54 @@ pub struct Config {
     pub session_bytes: usize,
 }
 
+/// What a session is loaded from.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The bytes of the model.
+    pub model: Vec<u8>,
+    /// A `tokenizer.json`.
+    pub tokenizer: Option<Vec<u8>>,
+    /// Weights outside of the model: the name that it has for them, and the bytes.
+    pub external: Vec<(String, Vec<u8>)>,
+}
+
+impl Content {
+    /// A model that is one file.
+    #[must_use]
+    pub fn of(model: Vec<u8>) -> Self {
+        Self { model, ..Self::default() }
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let external: usize = self.external.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.model.len() + self.tokenizer.as_ref().map_or(0, Vec::len) + external
+    }
+
+    /// Checks that everything has the hash under which it is stored.
+    pub fn check(&self, version: &Version) -> Result<()> {
+        let same = |bytes: &[u8], expected: &str| {
+            let got = hex(&content_hash(bytes));
+            if got == expected { Ok(()) } else { Err(Error::Hash { expected: expected.to_owned(), got }) }
+        };
+        same(&self.model, &hex(&version.hash))?;
+        let missing = |what: &str| Error::Hash { expected: what.to_owned(), got: "nothing".to_owned() };
+        if let Some(expected) = &version.signature.tokenizer {
+            same(self.tokenizer.as_deref().ok_or_else(|| missing(expected))?, expected)?;
+        }
+        for external in &version.signature.external {
+            let stored = self.external.iter().find(|(location, _)| *location == external.location);
+            same(&stored.ok_or_else(|| missing(&external.hash))?.1, &external.hash)?;
+        }
+        Ok(())
+    }
+}
+
 /// A version loaded in ONNX Runtime.
 pub struct Session {
     inner: Mutex<ort::session::Session>,
+    text: Option<Text>,
     bytes: usize,
     /// Runs of cancelled queries that have not come back yet.
     abandoned: AtomicUsize,
@@ -115,10 +164,12 @@ fn element_type(ty: TensorElementType) -> Result<ElementType> {
         TensorElementType::Uint64 => ElementType::Uint64,
         TensorElementType::Bool => ElementType::Bool,
         TensorElementType::String => ElementType::String,
+        TensorElementType::Float16 => ElementType::Float16,
+        TensorElementType::Bfloat16 => ElementType::Bfloat16,
         other => {
             return Err(Error::Unsupported {
                 what: format!("tensors of type {other}"),
-                reason: "this version of pg_predict does not convert them".to_owned(),
+                reason: "SQL has no type for their elements".to_owned(),
             });
         }
     })
@@ -131,7 +182,9 @@ pub fn content_hash(bytes: &[u8]) -> [u8; 32] {
     sha2::Sha256::digest(bytes).into()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -204,10 +257,24 @@ fn with_cuda(config: &Config, id: i32) -> Result<SessionBuilder> {
         .map_err(|e| device_error(config.device, e.message().to_owned()))
 }
 
+/// Gives the weights that are outside of the model.
+fn with_external(mut builder: SessionBuilder, external: &[(String, Arc<[u8]>)]) -> Result<SessionBuilder> {
+    for (location, bytes) in external {
+        builder = builder
+            .with_external_initializer_file_in_memory(location, Arc::clone(bytes))
+            .map_err(|e| load_error(e.message().to_owned()))?;
+    }
+    Ok(builder)
+}
+
 impl Session {
     /// Loads a model. Call it on a thread whose signals are blocked: ONNX Runtime starts threads of its own.
-    pub fn load(bytes: &[u8], config: &Config) -> Result<Self> {
+    pub fn load(content: Content, options: &Options, config: &Config) -> Result<Self> {
         let _inside = Inside::enter();
+        let bytes = config.session_bytes.max(content.bytes());
+        let Content { model, tokenizer, external } = content;
+        let text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
+        let external: Vec<(String, Arc<[u8]>)> = external.into_iter().map(|(l, b)| (l, b.into())).collect();
         let mut fallback = None;
         let mut builder = match config.device {
             Device::Cpu => builder(config)?,
@@ -221,13 +288,15 @@ impl Session {
                 Err(e) => return Err(e),
             },
         };
-        let inner = match builder.commit_from_memory(bytes) {
+        builder = with_external(builder, &external)?;
+        let inner = match builder.commit_from_memory(&model) {
             Ok(session) => session,
             Err(e) if config.device == Device::Auto && fallback.is_none() => {
                 // The card may be found missing only now.
                 let first = e.message().to_owned();
-                let session =
-                    self::builder(config)?.commit_from_memory(bytes).map_err(|e| load_error(e.message().to_owned()))?;
+                let session = with_external(self::builder(config)?, &external)?
+                    .commit_from_memory(&model)
+                    .map_err(|e| load_error(e.message().to_owned()))?;
                 fallback = Some(first);
                 session
             }
@@ -239,21 +308,18 @@ impl Session {
                 });
             }
         };
-        Ok(Self {
-            inner: Mutex::new(inner),
-            bytes: config.session_bytes.max(bytes.len()),
-            abandoned: AtomicUsize::new(0),
-            fallback,
-        })
+        Ok(Self { inner: Mutex::new(inner), text, bytes, abandoned: AtomicUsize::new(0), fallback })
     }
 
-    /// Loads a model after checking that its bytes have the hash under which they are stored.
-    pub fn load_checked(bytes: Vec<u8>, hash: &[u8; 32], config: &Config) -> Result<Self> {
-        let got = content_hash(&bytes);
-        if got != *hash {
-            return Err(Error::Hash { expected: hex(hash), got: hex(&got) });
-        }
-        Self::load(&bytes, config)
+    /// Loads a version after checking that what is stored of it has the hash under which it is stored.
+    pub fn load_checked(content: Content, version: &Version, config: &Config) -> Result<Self> {
+        content.check(version)?;
+        Self::load(content, &version.options, config)
+    }
+
+    /// Its tokenizer.
+    pub(crate) fn text(&self) -> Option<&Text> {
+        self.text.as_ref()
     }
 
     /// Bytes that it is taken to need.
@@ -294,10 +360,18 @@ impl Session {
         let session = self.inner.lock();
         let mut declared = Declared::default();
         for input in session.inputs() {
-            match input.dtype() {
-                ValueType::Tensor { ty, shape, .. } => {
-                    declared.inputs.push((input.name().to_owned(), element_type(*ty)?, shape.to_vec()));
-                }
+            let ty = match input.dtype() {
+                // What may be left out may be given.
+                ValueType::Optional(inner) => inner.as_ref(),
+                ty => ty,
+            };
+            match ty {
+                ValueType::Tensor { ty, shape, dimension_symbols } => declared.inputs.push(DeclaredInput {
+                    name: input.name().to_owned(),
+                    element: element_type(*ty)?,
+                    dims: shape.to_vec(),
+                    symbols: dimension_symbols.iter().map(ToString::to_string).collect(),
+                }),
                 other => {
                     return Err(Error::Unsupported {
                         what: format!("input \"{}\" of type {other}", input.name()),
@@ -316,9 +390,9 @@ impl Session {
                     ValueType::Map { key: TensorElementType::String, value: TensorElementType::Float32 } => {
                         DeclaredOutput::Maps(ElementType::String)
                     }
-                    other => return Err(unsupported_output(output.name(), &format!("sequence of {other}"))),
+                    _ => DeclaredOutput::Nested(type_name(output.dtype())?),
                 },
-                other => return Err(unsupported_output(output.name(), &other.to_string())),
+                other => DeclaredOutput::Nested(type_name(other)?),
             };
             declared.outputs.push((output.name().to_owned(), kind));
         }
@@ -336,53 +410,34 @@ impl Session {
         Ok(declared)
     }
 
-    /// Runs a batch whole and copies its outputs out, those whose place in `wanted` is true.
-    pub fn run(&self, batch: &Batch, signature: &Signature, wanted: &[bool], stop: &Stop) -> Result<Vec<Values>> {
+    /// Runs the model once and copies out its outputs, those whose place in `wanted` is true.
+    pub(crate) fn infer(&self, feeds: &[Feed<'_>], wanted: Option<&[bool]>, stop: &Stop) -> Result<Vec<Got>> {
         let _inside = Inside::enter();
         let mut session = self.inner.lock();
-        let mut out: Vec<Values> = Vec::new();
-        let step = signature.fixed_rows.unwrap_or(batch.rows).max(1);
-        let mut at = 0;
-        while at < batch.rows {
-            let rows = step.min(batch.rows - at);
-            let inputs = tensors(batch, signature, at, rows, step)?;
-            let values = without_denormals(|| {
-                let outputs =
-                    session.run_with_options(inputs, &*stop.options).map_err(|e| run_error(e.message().to_owned()))?;
-                extract(&outputs, signature, wanted, rows, step)
-            })?;
-            if out.is_empty() {
-                out = values;
-            } else {
-                for (all, part) in out.iter_mut().zip(values) {
-                    all.append(part);
-                }
-            }
-            at += rows;
-        }
-        Ok(out)
-    }
-
-    /// Runs a batch and returns the shapes of the outputs, and their values as text-free numbers for comparison.
-    pub(crate) fn observe(&self, inputs: &[(String, Column, Vec<usize>)]) -> Result<Vec<Observed>> {
-        let _inside = Inside::enter();
-        let mut session = self.inner.lock();
-        let feeds = inputs
+        let inputs = feeds
             .iter()
-            .map(|(name, column, shape)| Ok((Cow::from(name.as_str()), tensor(column, 0, column.len(), shape)?)))
+            .map(|feed| {
+                let column: &Column = &feed.column;
+                Ok((Cow::from(feed.name), tensor(column, feed.from, feed.len, &feed.shape)?))
+            })
             .collect::<Result<Vec<_>>>()?;
         without_denormals(|| {
-            let outputs = session.run(feeds).map_err(|e| run_error(e.message().to_owned()))?;
-            outputs.values().map(|v| observed(&v)).collect()
+            let outputs =
+                session.run_with_options(inputs, &*stop.options).map_err(|e| run_error(e.message().to_owned()))?;
+            let keep = |i: usize| wanted.is_none_or(|w| w.get(i).copied().unwrap_or(false));
+            outputs.values().enumerate().filter(|(i, _)| keep(*i)).map(|(_, value)| got(&value)).collect()
         })
     }
 }
 
-fn unsupported_output(name: &str, kind: &str) -> Error {
-    Error::Unsupported {
-        what: format!("output \"{name}\" of type {kind}"),
-        reason: "outputs are tensors, or sequences of maps from int64 or string to float32".to_owned(),
-    }
+/// The name of a type that SQL has no other form for than JSON; an error where its elements have none either.
+fn type_name(ty: &ValueType) -> Result<String> {
+    Ok(match ty {
+        ValueType::Tensor { ty, .. } => element_type(*ty)?.to_string(),
+        ValueType::Sequence(inner) => format!("sequence({})", type_name(inner)?),
+        ValueType::Optional(inner) => format!("optional({})", type_name(inner)?),
+        ValueType::Map { key, value } => format!("map({}, {})", element_type(*key)?, element_type(*value)?),
+    })
 }
 
 fn run_error(reason: String) -> Error {
@@ -396,12 +451,25 @@ fn run_error(reason: String) -> Error {
 /// What a file declares.
 #[derive(Debug, Default)]
 pub struct Declared {
-    /// Name, element type and dimensions of each input.
-    pub inputs: Vec<(String, ElementType, Vec<i64>)>,
+    /// The inputs, in the model's order.
+    pub inputs: Vec<DeclaredInput>,
     /// Name and kind of each output.
     pub outputs: Vec<(String, DeclaredOutput)>,
     /// Facts about the file.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// An input as the file declares it.
+#[derive(Debug, Clone)]
+pub struct DeclaredInput {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub element: ElementType,
+    /// Its dimensions; -1 is open.
+    pub dims: Vec<i64>,
+    /// The names of its open dimensions, empty where they have none.
+    pub symbols: Vec<String>,
 }
 
 /// The declared kind of an output.
@@ -411,15 +479,26 @@ pub enum DeclaredOutput {
     Tensor(ElementType, Vec<i64>),
     /// A sequence of maps with keys of this type.
     Maps(ElementType),
+    /// Anything else, by its type's name.
+    Nested(String),
 }
 
-/// An output of a run of the probe.
+/// What goes into one input of a run.
+pub(crate) struct Feed<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) column: Cow<'a, Column>,
+    /// Where its elements begin in the column, and how many they are.
+    pub(crate) from: usize,
+    pub(crate) len: usize,
+    pub(crate) shape: Vec<usize>,
+}
+
+/// One output of one run, as it came.
 #[derive(Debug, Clone)]
-pub struct Observed {
-    /// Its shape; the length, for a sequence of maps.
-    pub shape: Vec<i64>,
-    /// Its numbers, where it has any: for comparison.
-    pub numbers: Vec<f64>,
+pub(crate) enum Got {
+    Tensor { data: Column, dims: Vec<usize> },
+    Maps(Maps),
+    Nested(serde_json::Value),
 }
 
 /// The tensor of `len` elements of a column from `from` on.
@@ -442,6 +521,8 @@ fn tensor<'a>(column: &'a Column, from: usize, len: usize, shape: &[usize]) -> R
         Column::Uint32(v) => view!(v),
         Column::Uint64(v) => view!(v),
         Column::Bool(v) => view!(v),
+        Column::Float16(v) => view!(v),
+        Column::Bfloat16(v) => view!(v),
         Column::String(s) => {
             let texts: Vec<String> = (from..from + len).map(|i| s.get(i).to_owned()).collect();
             let tensor = Tensor::from_string_array((shape.to_vec(), texts.as_slice())).map_err(failed)?;
@@ -450,105 +531,12 @@ fn tensor<'a>(column: &'a Column, from: usize, len: usize, shape: &[usize]) -> R
     })
 }
 
-/// The inputs of `rows` rows from `at` on, padded with the last of them to `step` rows.
-fn tensors<'a>(
-    batch: &'a Batch,
-    signature: &'a Signature,
-    at: usize,
-    rows: usize,
-    step: usize,
-) -> Result<Vec<(Cow<'a, str>, SessionInputValue<'a>)>> {
-    signature
-        .inputs
-        .iter()
-        .zip(&batch.columns)
-        .zip(&batch.shapes)
-        .map(|((input, column), row_shape)| {
-            let width: usize = row_shape.iter().product();
-            if column.len() != batch.rows * width {
-                let reason = format!(
-                    "input \"{}\" has {} elements for {} rows of {width}",
-                    input.name,
-                    column.len(),
-                    batch.rows
-                );
-                return Err(Error::Run { reason });
-            }
-            let mut shape = vec![step];
-            shape.extend(row_shape);
-            let value = if rows == step {
-                tensor(column, at * width, step * width, &shape)?
-            } else {
-                own(pad(column, at * width, rows, step, width), &shape)?
-            };
-            Ok((Cow::from(input.name.as_str()), value))
-        })
-        .collect()
-}
-
-/// Copies rows out of a column and repeats the last until there are `step`.
-fn pad(column: &Column, from: usize, rows: usize, step: usize, width: usize) -> Column {
-    let pick = |i: usize| from + (i / width.max(1)).min(rows - 1) * width + i % width.max(1);
-    macro_rules! copy {
-        ($kind:ident, $v:expr) => {
-            Column::$kind((0..step * width).map(|i| $v[pick(i)]).collect())
-        };
-    }
-    match column {
-        Column::Float32(v) => copy!(Float32, v),
-        Column::Float64(v) => copy!(Float64, v),
-        Column::Int8(v) => copy!(Int8, v),
-        Column::Int16(v) => copy!(Int16, v),
-        Column::Int32(v) => copy!(Int32, v),
-        Column::Int64(v) => copy!(Int64, v),
-        Column::Uint8(v) => copy!(Uint8, v),
-        Column::Uint16(v) => copy!(Uint16, v),
-        Column::Uint32(v) => copy!(Uint32, v),
-        Column::Uint64(v) => copy!(Uint64, v),
-        Column::Bool(v) => copy!(Bool, v),
-        Column::String(s) => {
-            let mut out = Strings::default();
-            (0..step * width).for_each(|i| out.push(s.get(pick(i))));
-            Column::String(out)
-        }
-    }
-}
-
-/// A tensor that owns its elements.
-fn own(column: Column, shape: &[usize]) -> Result<SessionInputValue<'static>> {
-    let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
-    macro_rules! owned {
-        ($v:expr) => {
-            Tensor::from_array((shape.to_vec(), $v)).map_err(failed)?.into()
-        };
-    }
-    Ok(match column {
-        Column::Float32(v) => owned!(v),
-        Column::Float64(v) => owned!(v),
-        Column::Int8(v) => owned!(v),
-        Column::Int16(v) => owned!(v),
-        Column::Int32(v) => owned!(v),
-        Column::Int64(v) => owned!(v),
-        Column::Uint8(v) => owned!(v),
-        Column::Uint16(v) => owned!(v),
-        Column::Uint32(v) => owned!(v),
-        Column::Uint64(v) => owned!(v),
-        Column::Bool(v) => owned!(v),
-        Column::String(s) => {
-            let texts: Vec<String> = s.iter().map(str::to_owned).collect();
-            let tensor = Tensor::from_string_array((shape.to_vec(), texts.as_slice())).map_err(failed)?;
-            tensor.into()
-        }
-    })
-}
-
 /// The elements of a tensor as a column.
-fn column_of(value: &DynValue, element: ElementType, keep: usize) -> Result<Column> {
+fn column_of(value: &DynValue, element: ElementType) -> Result<Column> {
     let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
     macro_rules! copy {
         ($kind:ident, $t:ty) => {{
             let (_, data) = value.try_extract_tensor::<$t>().map_err(failed)?;
-            let data = &data[..keep.min(data.len())];
             let mut out: Vec<$t> = Vec::new();
             out.try_reserve_exact(data.len())
                 .map_err(|_| Error::OutOfMemory { what: "an output".into(), bytes: std::mem::size_of_val(data) })?;
@@ -568,72 +556,100 @@ fn column_of(value: &DynValue, element: ElementType, keep: usize) -> Result<Colu
         ElementType::Uint32 => copy!(Uint32, u32),
         ElementType::Uint64 => copy!(Uint64, u64),
         ElementType::Bool => copy!(Bool, bool),
+        ElementType::Float16 => copy!(Float16, half::f16),
+        ElementType::Bfloat16 => copy!(Bfloat16, half::bf16),
         ElementType::String => {
             let (_, texts) = value.try_extract_strings().map_err(failed)?;
             let mut out = Strings::default();
-            texts.iter().take(keep).for_each(|t| out.push(t.as_str()));
+            texts.iter().for_each(|t| out.push(t.as_str()));
             Column::String(out)
         }
     })
 }
 
-/// Copies out the wanted outputs of a run of `step` rows, of which the first `rows` count.
-fn extract(
-    outputs: &SessionOutputs<'_>,
-    signature: &Signature,
-    wanted: &[bool],
-    rows: usize,
-    step: usize,
-) -> Result<Vec<Values>> {
-    let mut all = Vec::with_capacity(signature.outputs.len());
-    for ((output, wanted), value) in signature.outputs.iter().zip(wanted).zip(outputs.values()) {
-        if *wanted {
-            all.push(extract_one(output, &value, rows, step)?);
+/// Copies a value out.
+fn got(value: &DynValue) -> Result<Got> {
+    match value.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            let dims = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+            Ok(Got::Tensor { data: column_of(value, element_type(*ty)?)?, dims })
         }
-    }
-    Ok(all)
-}
-
-fn extract_one(output: &Output, value: &DynValue, rows: usize, step: usize) -> Result<Values> {
-    match &output.row {
-        OutputRow::Tensor { element, shape } => {
-            let ValueType::Tensor { ty, shape: got, .. } = value.dtype() else {
-                return Err(changed(output, value));
-            };
-            if element_type(*ty).ok() != Some(*element) {
-                return Err(changed(output, value));
+        ValueType::Sequence(inner) => match inner.as_ref() {
+            ValueType::Map { key: TensorElementType::Int64, value: TensorElementType::Float32 } => {
+                maps_of(value, ElementType::Int64).map(Got::Maps)
             }
-            let width: usize = shape.iter().product();
-            // Rows in are rows out: the one check that nothing gets past.
-            if got.num_elements() != step * width {
-                return Err(Error::OutputRows { output: output.name.clone(), shape: got.to_vec(), rows: step });
+            ValueType::Map { key: TensorElementType::String, value: TensorElementType::Float32 } => {
+                maps_of(value, ElementType::String).map(Got::Maps)
             }
-            Ok(Values::Tensor { width, data: column_of(value, *element, rows * width)? })
-        }
-        OutputRow::Map { key } => {
-            let maps = maps_of(value, *key, rows)?;
-            let Some(maps) = maps.filter(|m| m.ends.len() == rows) else {
-                return Err(Error::OutputRows { output: output.name.clone(), shape: vec![], rows: step });
-            };
-            Ok(Values::Maps(maps))
-        }
+            _ => json_of(value).map(Got::Nested),
+        },
+        _ => json_of(value).map(Got::Nested),
     }
 }
 
-fn changed(output: &Output, value: &DynValue) -> Error {
-    Error::OutputChanged { output: output.name.clone(), expected: output.describe(), got: value.dtype().to_string() }
-}
-
-/// The first `rows` maps of a sequence of maps.
-fn maps_of(value: &DynValue, key: ElementType, rows: usize) -> Result<Option<Maps>> {
+/// A value of any type as JSON.
+fn json_of(value: &DynValue) -> Result<serde_json::Value> {
+    use serde_json::Value as Json;
     let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
-    let ValueType::Sequence(_) = value.dtype() else { return Ok(None) };
+    Ok(match value.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            let dims: Vec<usize> = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+            column_of(value, element_type(*ty)?)?.json(&dims)
+        }
+        ValueType::Sequence(inner) => {
+            let sequence = value.view().downcast::<ort::value::DynSequenceValueType>().map_err(failed)?;
+            if matches!(inner.as_ref(), ValueType::Map { .. }) {
+                let items: Vec<Value<DynMapValueType>> = sequence.try_extract_sequence().map_err(failed)?;
+                items.iter().map(map_json).collect::<Result<Json>>()?
+            } else {
+                let items: Vec<Value<DynTensorValueType>> = sequence.try_extract_sequence().map_err(failed)?;
+                items.into_iter().map(|item| json_of(&item.into_dyn())).collect::<Result<Json>>()?
+            }
+        }
+        ValueType::Map { .. } => map_json(&*value.view().downcast::<DynMapValueType>().map_err(failed)?)?,
+        // An optional value that is there has the type of what it holds.
+        ValueType::Optional(_) => Json::Null,
+    })
+}
+
+/// A map as a JSON object, its keys as texts.
+fn map_json(map: &Value<DynMapValueType>) -> Result<serde_json::Value> {
+    let ValueType::Map { key, value } = map.dtype() else { return Ok(serde_json::Value::Null) };
+    let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
+    let mut object = serde_json::Map::new();
+    macro_rules! pairs {
+        ($k:ty, $v:ty, $x:ident => $scalar:expr) => {{
+            let mut pairs = map.try_extract_key_values::<$k, $v>().map_err(failed)?;
+            pairs.sort_by(|a, b| a.0.cmp(&b.0));
+            object.extend(pairs.into_iter().map(|(k, $x)| (k.to_string(), $scalar.json())));
+        }};
+    }
+    match (key, value) {
+        (TensorElementType::Int64, TensorElementType::Float32) => pairs!(i64, f32, x => Scalar::Float32(x)),
+        (TensorElementType::Int64, TensorElementType::Float64) => pairs!(i64, f64, x => Scalar::Float64(x)),
+        (TensorElementType::Int64, TensorElementType::Int64) => pairs!(i64, i64, x => Scalar::Int(x)),
+        (TensorElementType::String, TensorElementType::Float32) => pairs!(String, f32, x => Scalar::Float32(x)),
+        (TensorElementType::String, TensorElementType::Float64) => pairs!(String, f64, x => Scalar::Float64(x)),
+        (TensorElementType::String, TensorElementType::Int64) => pairs!(String, i64, x => Scalar::Int(x)),
+        _ => {
+            return Err(Error::Unsupported {
+                what: format!("a map from {key} to {value}"),
+                reason: "ONNX Runtime's interface does not give it".to_owned(),
+            });
+        }
+    }
+    Ok(object.into())
+}
+
+/// The maps of a sequence of maps, the pairs of each in the order of their keys.
+fn maps_of(value: &DynValue, key: ElementType) -> Result<Maps> {
+    let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
     let sequence = value.view().downcast::<ort::value::DynSequenceValueType>().map_err(failed)?;
     let items: Vec<Value<DynMapValueType>> = sequence.try_extract_sequence::<DynMapValueType>().map_err(failed)?;
     let mut maps = Maps::default();
     if key == ElementType::String {
         let mut keys = Strings::default();
-        for item in items.iter().take(rows) {
+        for item in &items {
             let mut pairs = item.try_extract_key_values::<String, f32>().map_err(failed)?;
             pairs.sort_by(|a, b| a.0.cmp(&b.0));
             for (k, v) in pairs {
@@ -645,7 +661,7 @@ fn maps_of(value: &DynValue, key: ElementType, rows: usize) -> Result<Option<Map
         maps.keys = Keys::Text(keys);
     } else {
         let mut keys = Vec::new();
-        for item in items.iter().take(rows) {
+        for item in &items {
             let mut pairs = item.try_extract_key_values::<i64, f32>().map_err(failed)?;
             pairs.sort_by_key(|p| p.0);
             for (k, v) in pairs {
@@ -656,66 +672,23 @@ fn maps_of(value: &DynValue, key: ElementType, rows: usize) -> Result<Option<Map
         }
         maps.keys = Keys::Int64(keys);
     }
-    Ok(Some(maps))
-}
-
-fn observed(value: &DynValue) -> Result<Observed> {
-    Ok(match value.dtype() {
-        ValueType::Tensor { ty, shape, .. } => {
-            let shape = shape.to_vec();
-            let numbers = match column_of(value, element_type(*ty)?, usize::MAX)? {
-                Column::Float32(v) => v.into_iter().map(f64::from).collect(),
-                Column::Float64(v) => v,
-                Column::Int64(v) => v.into_iter().map(|x| x as f64).collect(),
-                Column::Int32(v) => v.into_iter().map(f64::from).collect(),
-                _ => Vec::new(),
-            };
-            Observed { shape, numbers }
-        }
-        ValueType::Sequence(_) => {
-            let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
-            let sequence = value.view().downcast::<ort::value::DynSequenceValueType>().map_err(failed)?;
-            let items = sequence.try_extract_sequence::<DynMapValueType>().map_err(failed)?;
-            Observed { shape: vec![items.len() as i64], numbers: Vec::new() }
-        }
-        other => return Err(unsupported_output("", &other.to_string())),
-    })
-}
-
-impl Values {
-    /// Appends the rows of another run of the same output.
-    fn append(&mut self, other: Self) {
-        match (self, other) {
-            (Self::Tensor { data, .. }, Self::Tensor { data: more, .. }) => data.append(more),
-            (Self::Maps(maps), Self::Maps(more)) => {
-                let base = maps.values.len();
-                maps.ends.extend(more.ends.iter().map(|e| e + base));
-                maps.values.extend(more.values);
-                match (&mut maps.keys, more.keys) {
-                    (Keys::Int64(a), Keys::Int64(b)) => a.extend(b),
-                    (Keys::Text(a), Keys::Text(b)) => b.iter().for_each(|k| a.push(k)),
-                    // One output has keys of one type.
-                    _ => {}
-                }
-            }
-            // One output is of one kind.
-            _ => {}
-        }
-    }
+    Ok(maps)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::{Batch, Shapes, Values};
+    use crate::run::Work;
     use crate::tests::{config, floats, model, signature, work};
 
-    fn all(work: &crate::pipeline::Work, batch: &Batch) -> Vec<Values> {
-        work.session.run(batch, &work.signature, &work.wanted, &Stop::new().unwrap()).unwrap()
+    fn all(work: &Work, batch: &Batch) -> Vec<Values> {
+        work.run(batch, &Stop::new().unwrap()).unwrap().values
     }
 
     /// The rows from `at` on of a batch of one float input.
     fn part(batch: &Batch, at: usize, rows: usize) -> Batch {
-        let width = batch.shapes[0][0];
+        let width = batch.shapes[0].of(0)[0];
         let Column::Float32(data) = &batch.columns[0] else { panic!("floats") };
         let data = data[at * width..(at + rows) * width].to_vec();
         Batch { rows, columns: vec![Column::Float32(data)], shapes: batch.shapes.clone() }
@@ -746,7 +719,7 @@ mod tests {
         let free = work("tests/reference/models/diamonds_mlp.onnx");
         for (path, fixed) in [("diamonds_mlp_batch1", 1), ("diamonds_mlp_batch8", 8)] {
             let work = work(&format!("tests/reference/models/{path}.onnx"));
-            assert_eq!(work.signature.fixed_rows, Some(fixed));
+            assert_eq!(work.version.signature.fixed_rows, Some(fixed));
             for rows in [1, 7, 8, 9, 16, 21] {
                 let batch = floats(&work, rows);
                 let (ours, theirs) = (numbers(&all(&work, &batch)[0]), numbers(&all(&free, &batch)[0]));
@@ -760,8 +733,9 @@ mod tests {
     fn only_wanted_outputs_are_copied_out() {
         let work = work("tests/reference/models/credit_lgbm.onnx");
         let batch = floats(&work, 3);
-        let some = work.session.run(&batch, &work.signature, &[false, true], &Stop::new().unwrap()).unwrap();
-        assert_eq!(some, all(&work, &batch)[1..]);
+        let mut some = work.clone();
+        some.wanted = vec![false, true].into();
+        assert_eq!(all(&some, &batch), all(&work, &batch)[1..]);
     }
 
     #[test]
@@ -776,34 +750,43 @@ mod tests {
     #[test]
     fn bytes_that_fail_their_hash_are_not_loaded() {
         let bytes = model("models/diamonds.onnx");
-        let mut hash = content_hash(&bytes);
-        assert!(Session::load_checked(bytes.clone(), &hash, &config(Device::Cpu)).is_ok());
-        hash[0] ^= 1;
-        assert!(matches!(Session::load_checked(bytes, &hash, &config(Device::Cpu)), Err(Error::Hash { .. })));
+        let mut version = (*work("models/diamonds.onnx").version).clone();
+        version.hash = content_hash(&bytes);
+        let load = |version: &Version| Session::load_checked(Content::of(bytes.clone()), version, &config(Device::Cpu));
+        assert!(load(&version).is_ok());
+        version.signature.tokenizer = Some("0".repeat(64));
+        assert!(matches!(load(&version), Err(Error::Hash { .. })));
+        version.signature.tokenizer = None;
+        version.hash[0] ^= 1;
+        assert!(matches!(load(&version), Err(Error::Hash { .. })));
     }
 
     #[test]
     fn damaged_models_are_errors_and_never_worse() {
         let bytes = model("models/credit.onnx");
         for n in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
-            assert!(Session::load(&bytes[..n], &config(Device::Cpu)).is_err(), "cut at {n}");
+            let cut = Content::of(bytes[..n].to_vec());
+            assert!(Session::load(cut, &Options::default(), &config(Device::Cpu)).is_err(), "cut at {n}");
         }
     }
 
     #[test]
     fn cuda_without_cuda_says_what_is_missing_and_auto_falls_back() {
         let bytes = model("models/diamonds.onnx");
-        match Session::load(&bytes, &config(Device::Cuda(0))) {
+        let load = |device| Session::load(Content::of(bytes.clone()), &Options::default(), &config(device));
+        match load(Device::Cuda(0)) {
             Err(Error::Device { missing, device, .. }) => {
                 assert_eq!((missing, device.as_str()), (DeviceMissing::Provider, "cuda"));
             }
             Ok(_) => eprintln!("skipped: this machine has CUDA"),
             Err(other) => panic!("{other}"),
         }
-        let session = Session::load(&bytes, &config(Device::Auto)).unwrap();
-        let batch = Batch { rows: 1, columns: vec![Column::Float32(vec![1.0; 9])], shapes: vec![vec![9]] };
-        let signature = signature(&bytes);
-        assert!(session.run(&batch, &signature, &[true], &Stop::new().unwrap()).is_ok());
+        let session = load(Device::Auto).unwrap();
+        let batch =
+            Batch { rows: 1, columns: vec![Column::Float32(vec![1.0; 9])], shapes: vec![Shapes::Same(vec![9])] };
+        let mut work = work("models/diamonds.onnx");
+        work.session = Arc::new(session);
+        assert_eq!(all(&work, &batch).len(), signature(&bytes).outputs.len());
     }
 
     #[test]

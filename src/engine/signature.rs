@@ -14,6 +14,9 @@ pub struct Signature {
     pub inputs: Vec<Input>,
     /// In the model's order.
     pub outputs: Vec<Output>,
+    /// The model has no batch axis: a row is one whole run, and its arrays are whole tensors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// The only number of rows that a run takes, where the model fixes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_rows: Option<usize>,
@@ -34,9 +37,38 @@ pub struct Signature {
     /// What a session needs, in bytes, as the probe measured.
     #[serde(default)]
     pub session_bytes: usize,
+    /// The sha256 of the tokenizer that is stored with the version, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// The files of weights that are stored with the version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<External>,
+    /// A row that the model takes, where the probe found one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
     /// Producer, opsets and other facts of the file.
     #[serde(default)]
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A row that a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// The value of all its elements: 0 or 1.
+    pub fill: u8,
+    /// The length of its open dimensions.
+    pub length: usize,
+}
+
+/// A file of weights outside of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct External {
+    /// The name that the model has for it.
+    pub location: String,
+    /// Its sha256, in hexadecimal.
+    pub hash: String,
+    /// Its size.
+    pub bytes: usize,
 }
 
 /// One input.
@@ -50,7 +82,58 @@ pub struct Input {
     pub shape: Vec<Option<usize>>,
     /// As the file declares it; -1 is open.
     pub declared: Vec<i64>,
+    /// Which dimension of the tensor is the batch; none where it has no such.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub axis: Option<usize>,
+    /// Where its content comes from.
+    #[serde(default, skip_serializing_if = "Source::is_row")]
+    pub source: Source,
 }
+
+/// The axis that nearly every input and output is batched along.
+#[allow(clippy::unnecessary_wraps)]
+fn first() -> Option<usize> {
+    Some(0)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_first(axis: &Option<usize>) -> bool {
+    *axis == Some(0)
+}
+
+/// Where the content of an input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The row.
+    #[default]
+    Row,
+    /// The option `constants`.
+    Constant,
+    /// The tokenizer: which tokens.
+    TokenIds,
+    /// The tokenizer: 1 for a token, 0 for padding.
+    TokenMask,
+    /// The tokenizer: 0 for the first text, 1 for the second.
+    TokenTypes,
+    /// The tokenizer: 0, 1, 2 ..
+    TokenPositions,
+}
+
+impl Source {
+    fn is_row(&self) -> bool {
+        *self == Self::Row
+    }
+
+    /// Whether it is made of text.
+    #[must_use]
+    pub fn is_tokens(self) -> bool {
+        !matches!(self, Self::Row | Self::Constant)
+    }
+}
+
+/// The names of the texts that a version with a tokenizer takes, as its field calls them.
+pub const TEXTS: [&str; 2] = ["text", "text_pair"];
 
 impl Input {
     /// Elements of one row, where the model says.
@@ -70,6 +153,12 @@ pub struct Output {
     pub row: OutputRow,
     /// As the file declares it; -1 is open.
     pub declared: Vec<i64>,
+    /// Which dimension of the tensor is the batch; none where every row of a run has the whole.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub axis: Option<usize>,
+    /// Its second dimension follows the tokens of the text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tokens: bool,
 }
 
 /// What one row of an output is.
@@ -83,10 +172,22 @@ pub enum OutputRow {
         /// The shape of one row; empty for a single value.
         shape: Vec<usize>,
     },
+    /// Values of one type in a shape that may differ by row.
+    Open {
+        /// The type of its elements.
+        element: ElementType,
+        /// The shape of one row; `None` where it may differ.
+        shape: Vec<Option<usize>>,
+    },
     /// Values by key (scikit-learn's ZipMap).
     Map {
         /// The keys: int64 or string.
         key: ElementType,
+    },
+    /// What SQL has only JSON for: a sequence, an optional value, a map of other types.
+    Nested {
+        /// Its type in ONNX Runtime's words.
+        of: String,
     },
 }
 
@@ -97,13 +198,28 @@ impl Output {
         self.width() == Some(1)
     }
 
-    /// Elements of one row; none for a map.
+    /// Elements of one row, where all rows have as many.
     #[must_use]
     pub fn width(&self) -> Option<usize> {
         match &self.row {
             OutputRow::Tensor { shape, .. } => Some(shape.iter().product()),
-            OutputRow::Map { .. } => None,
+            _ => None,
         }
+    }
+
+    /// The type of its elements, where it has one for all.
+    #[must_use]
+    pub fn element(&self) -> Option<ElementType> {
+        match &self.row {
+            OutputRow::Tensor { element, .. } | OutputRow::Open { element, .. } => Some(*element),
+            _ => None,
+        }
+    }
+
+    /// Whether it has a state for each token, which pooling makes one vector of.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.tokens && self.element().is_some_and(ElementType::is_float) && self.declared.len() == 3
     }
 
     /// How a row of it is written in messages and views: `float32[2]`, `int64`, `map(string, float32)`.
@@ -115,7 +231,12 @@ impl Output {
                 let dims: Vec<String> = shape.iter().map(ToString::to_string).collect();
                 format!("{element}[{}]", dims.join(","))
             }
+            OutputRow::Open { element, shape } => {
+                let dims: Vec<String> = shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+                format!("{element}[{}]", dims.join(","))
+            }
             OutputRow::Map { key } => format!("map({key}, float32)"),
+            OutputRow::Nested { of } => of.clone(),
         }
     }
 }
@@ -125,6 +246,27 @@ impl Signature {
     #[must_use]
     pub fn output(&self, name: &str) -> Option<usize> {
         self.outputs.iter().position(|o| o.name == name)
+    }
+
+    /// What a row brings: the inputs that come from it, or the texts of a version with a tokenizer.
+    #[must_use]
+    pub fn slots(&self, texts: usize) -> Vec<Input> {
+        let rows = self.inputs.iter().filter(|i| i.source == Source::Row).cloned();
+        let text = |name: &&str| Input {
+            name: (*name).to_owned(),
+            element: ElementType::String,
+            shape: Vec::new(),
+            declared: Vec::new(),
+            axis: Some(0),
+            source: Source::Row,
+        };
+        if self.takes_text() { TEXTS.iter().take(texts).map(text).chain(rows).collect() } else { rows.collect() }
+    }
+
+    /// Whether inputs are made of text.
+    #[must_use]
+    pub fn takes_text(&self) -> bool {
+        self.inputs.iter().any(|i| i.source.is_tokens())
     }
 
     /// Whether the file has one of these operators; true where that is not known.

@@ -3,11 +3,11 @@
 //! A `Binding` is made once per call site, at its first row: for every feature in tensor order it holds where the value
 //! comes from and one function that writes it. Per row nothing is looked up.
 
-use pg_predict_engine::batch::Batch;
+use pg_predict_engine::batch::{Batch, Each, Shapes};
 use pg_predict_engine::chunk::Rows;
-use pg_predict_engine::options::OnNull;
-use pg_predict_engine::signature::Input;
-use pg_predict_engine::tensor::{Column, ElementType};
+use pg_predict_engine::options::{OnError, OnNull};
+use pg_predict_engine::signature::{Input, TEXTS};
+use pg_predict_engine::tensor::{Column, ElementType, narrow, narrow_bf16, narrow_f16};
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{self, Datum, NullableDatum, Oid};
 use serde_json::Value;
@@ -27,6 +27,15 @@ enum Convert {
     /// Through the type's output function: enums.
     Output(Box<pg_sys::FmgrInfo>),
     Array(ArrayConvert),
+    /// The elements as they lie in memory, little-endian.
+    Bytes,
+}
+
+impl Convert {
+    /// Whether it brings all elements of an input.
+    fn is_many(&self) -> bool {
+        matches!(self, Self::Array(_) | Self::Bytes)
+    }
 }
 
 struct ArrayConvert {
@@ -35,8 +44,6 @@ struct ArrayConvert {
     by_value: bool,
     align: std::ffi::c_char,
     write: Write,
-    /// How many elements a row has, where the model says; else the first row's.
-    wanted: Option<usize>,
 }
 
 /// One value of a row that goes into an input.
@@ -81,14 +88,20 @@ pub(crate) struct Binding {
     inputs: Vec<Input>,
     /// Every feature is a float4 into one float32 input, in order.
     all_float4: bool,
+    /// Rows differ in size.
+    varies: bool,
+    /// A row that does not go into the inputs is NULL.
+    skip_bad: bool,
     context: pg_sys::MemoryContext,
 }
 
 /// Whether a row was gathered, or is NULL.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 pub(crate) enum Gathered {
     Row,
     Null,
+    /// It does not go into the inputs, and the version says that such rows are NULL: why it does not.
+    Bad(String),
 }
 
 fn float4(d: Datum) -> f32 {
@@ -106,9 +119,13 @@ fn numeric(d: Datum) -> Option<f64> {
         (x.is_finite() || x.is_nan() || infinite()).then_some(x)
     }
 }
-fn narrow(x: f64) -> Option<f32> {
-    let y = x as f32;
-    (y.is_finite() || !x.is_finite()).then_some(y)
+/// A numeric as an integer; none where it is not one, or too large.
+fn whole(d: Datum) -> Option<i128> {
+    // SAFETY: callers pass a numeric that is not NULL; its output function returns a C string.
+    let text = unsafe { pgrx::direct_function_call_as_datum(pg_sys::numeric_out, &[Some(d)]) }?;
+    let text = text::copied(text.cast_mut_ptr());
+    let (digits, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    fraction.bytes().all(|b| b == b'0').then(|| digits.parse().ok()).flatten()
 }
 
 /// A non-capturing function that reads with `$read`, converts with `$convert` and writes to column `$kind`.
@@ -141,6 +158,8 @@ macro_rules! write_integer {
             ElementType::Uint16 => write!(Uint16, $read, |x| u16::try_from(x).ok()),
             ElementType::Uint32 => write!(Uint32, $read, |x| u32::try_from(x).ok()),
             ElementType::Uint64 => write!(Uint64, $read, |x| u64::try_from(x).ok()),
+            ElementType::Float16 => write!(Float16, $read, |x| narrow_f16(x as f64)),
+            ElementType::Bfloat16 => write!(Bfloat16, $read, |x| narrow_bf16(x as f64)),
             ElementType::Bool | ElementType::String => None,
         }
     };
@@ -163,16 +182,23 @@ fn writer(oid: Oid, element: ElementType) -> Option<Write> {
         pg_sys::FLOAT4OID => match element {
             ElementType::Float32 => write!(Float32, float4, Some),
             ElementType::Float64 => write!(Float64, float4, |x| Some(f64::from(x))),
+            ElementType::Float16 => write!(Float16, float4, |x| narrow_f16(f64::from(x))),
+            ElementType::Bfloat16 => write!(Bfloat16, float4, |x| narrow_bf16(f64::from(x))),
             _ => None,
         },
         pg_sys::FLOAT8OID => match element {
             ElementType::Float32 => write!(Float32, float8, narrow),
             ElementType::Float64 => write!(Float64, float8, Some),
+            ElementType::Float16 => write!(Float16, float8, narrow_f16),
+            ElementType::Bfloat16 => write!(Bfloat16, float8, narrow_bf16),
             _ => None,
         },
         pg_sys::NUMERICOID => match element {
             ElementType::Float32 => write!(Float32, numeric, |x: Option<f64>| x.and_then(narrow)),
             ElementType::Float64 => write!(Float64, numeric, |x| x),
+            ElementType::Float16 => write!(Float16, numeric, |x: Option<f64>| x.and_then(narrow_f16)),
+            ElementType::Bfloat16 => write!(Bfloat16, numeric, |x: Option<f64>| x.and_then(narrow_bf16)),
+            ElementType::Uint64 => write!(Uint64, whole, |x: Option<i128>| x.and_then(|x| u64::try_from(x).ok())),
             _ => None,
         },
         pg_sys::INT2OID => write_integer!(element, |d: Datum| d.value() as i16),
@@ -190,79 +216,6 @@ fn writer(oid: Oid, element: ElementType) -> Option<Write> {
         }
         _ => None,
     }
-}
-
-/// Writes a default of the options; false where it does not fit.
-fn write_default(value: &Value, column: &mut Column) -> bool {
-    macro_rules! integer {
-        ($v:expr, $t:ty) => {
-            match value
-                .as_i64()
-                .and_then(|x| <$t>::try_from(x).ok())
-                .or(value.as_u64().and_then(|x| <$t>::try_from(x).ok()))
-            {
-                Some(x) => {
-                    $v.push(x);
-                    true
-                }
-                None => false,
-            }
-        };
-    }
-    match column {
-        Column::Float32(v) => match value.as_f64().and_then(narrow) {
-            Some(x) => {
-                v.push(x);
-                true
-            }
-            None => false,
-        },
-        Column::Float64(v) => match value.as_f64() {
-            Some(x) => {
-                v.push(x);
-                true
-            }
-            None => false,
-        },
-        Column::Int8(v) => integer!(v, i8),
-        Column::Int16(v) => integer!(v, i16),
-        Column::Int32(v) => integer!(v, i32),
-        Column::Int64(v) => integer!(v, i64),
-        Column::Uint8(v) => integer!(v, u8),
-        Column::Uint16(v) => integer!(v, u16),
-        Column::Uint32(v) => integer!(v, u32),
-        Column::Uint64(v) => integer!(v, u64),
-        Column::Bool(v) => match value.as_bool() {
-            Some(x) => {
-                v.push(x);
-                true
-            }
-            None => false,
-        },
-        Column::String(v) => match value.as_str() {
-            Some(x) => {
-                v.push(x);
-                true
-            }
-            None => false,
-        },
-    }
-}
-
-/// Checks that a version's defaults fit its inputs: for when it is created.
-pub(crate) fn check_defaults(options: &pg_predict_engine::options::Options, inputs: &[Input]) -> Result<()> {
-    for (name, value) in &options.defaults {
-        let input = inputs.iter().find(|i| &i.name == name).or(inputs.first());
-        let Some(input) = input else { continue };
-        if !write_default(value, &mut Column::new(input.element)) {
-            return Err(pg_predict_engine::Error::Option {
-                key: "defaults".to_owned(),
-                reason: format!("The default {value} of column \"{name}\" does not fit type {}", input.element),
-            }
-            .into());
-        }
-    }
-    Ok(())
 }
 
 /// A domain is as what it is over.
@@ -295,11 +248,14 @@ impl Binding {
             features: Vec::new(),
             composite: None,
             carried: Vec::new(),
-            inputs: version.signature.inputs.clone(),
+            inputs: Vec::new(),
             all_float4: false,
+            varies: false,
+            skip_bad: version.options.on_error == OnError::Null,
             context,
         };
         let types: Vec<Oid> = (first..call.arguments().len()).map(|i| call.argument_type(i)).collect();
+        let named = version.options.features.as_ref().filter(|_| version.signature.takes_text());
         match types.as_slice() {
             [one] if is_composite(base_type(*one)) => {
                 let (typeid, typmod) = match call.argument(first) {
@@ -310,8 +266,15 @@ impl Binding {
                 };
                 binding.bind_composite(version, typeid, typmod, columns)?;
             }
-            _ => binding.bind_values(version, &types, call.is_variadic())?,
+            _ => {
+                // As many texts as there are arguments beside the other inputs.
+                let others = version.signature.slots(0).len();
+                let texts = types.len().saturating_sub(others).clamp(1, named.map_or(TEXTS.len(), Vec::len));
+                binding.inputs = version.signature.slots(texts);
+                binding.bind_values(version, &types, call.is_variadic())?;
+            }
         }
+        binding.varies = binding.inputs.iter().any(|i| i.element == ElementType::String || i.width().is_none());
         binding.all_float4 = binding.inputs.len() == 1
             && binding.features.iter().all(|f| match &f.convert {
                 // One function for one pair of types: its address tells the pair.
@@ -330,6 +293,7 @@ impl Binding {
     /// Where the wide input of a model with one input takes its values from.
     fn wide_width(&self, version: &Version) -> Option<usize> {
         match self.inputs.as_slice() {
+            [_] if version.signature.takes_text() => Some(1),
             [input] => input.width().or(version.options.features.as_ref().map(Vec::len)),
             _ => None,
         }
@@ -340,7 +304,7 @@ impl Binding {
         let default = |name: &str| version.options.defaults.get(name).cloned();
         let is_array = |oid: Oid| {
             // SAFETY: reads the type cache.
-            unsafe { pg_sys::get_element_type(base_type(oid)) != Oid::INVALID }
+            unsafe { pg_sys::get_element_type(base_type(oid)) != Oid::INVALID || base_type(oid) == pg_sys::BYTEAOID }
         };
         // An array alone is the row's content of the only input; so is what VARIADIC passes.
         if let ([one], [name]) = (types, names.as_slice())
@@ -378,7 +342,7 @@ impl Binding {
 
     /// Values that make up one input together are single values.
     fn only_scalars(&self) -> Result<()> {
-        match self.features.iter().find(|f| matches!(f.convert, Convert::Array(_))) {
+        match self.features.iter().find(|f| f.convert.is_many()) {
             None => Ok(()),
             Some(f) => Err(Error::WrongType {
                 model: self.model.clone(),
@@ -403,10 +367,27 @@ impl Binding {
             unsafe { pg_sys::lookup_rowtype_tupdesc_copy(typeid, typmod) }
         });
         let columns = columns(desc);
+        let takes_text = version.signature.takes_text();
+        let texts = match &version.options.features {
+            Some(features) => features.len().clamp(1, TEXTS.len()),
+            // The second text is taken where the row has it.
+            None if columns.iter().any(|c| c.name == TEXTS[1]) => TEXTS.len(),
+            None => 1,
+        };
+        self.inputs = version.signature.slots(texts);
         let wanted: Vec<(String, usize)> = match &version.options.features {
+            Some(features) if takes_text => self
+                .inputs
+                .iter()
+                .enumerate()
+                .map(|(i, input)| (features.get(i).unwrap_or(&input.name).clone(), i))
+                .collect(),
             Some(features) => features.iter().map(|f| (f.clone(), 0)).collect(),
             None => self.inputs.iter().enumerate().map(|(i, input)| (input.name.clone(), i)).collect(),
         };
+        if wanted.is_empty() && !version.signature.whole {
+            return Err(Error::Arguments { model: self.model.clone(), given: 1, wanted: "no values".to_owned() });
+        }
         let mut missing = Vec::new();
         let mut several = None;
         let mut used = Vec::new();
@@ -440,10 +421,10 @@ impl Binding {
                 several_match: several,
                 features_hint: version.options.features.is_none()
                     && self.inputs.len() == 1
-                    && self.inputs[0].width().is_none_or(|w| w > 1),
+                    && (takes_text || self.inputs[0].width().is_none_or(|w| w > 1)),
             });
         }
-        if version.options.features.is_some() {
+        if version.options.features.is_some() && !takes_text {
             self.only_scalars()?;
         }
         let carried: Vec<&RowColumn> = columns
@@ -497,7 +478,9 @@ impl Binding {
             let (mut length, mut by_value, mut align) = (0, false, 0);
             // SAFETY: reads the type cache into the three places.
             unsafe { pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align) };
-            Convert::Array(ArrayConvert { element, length, by_value, align, write, wanted: target.width() })
+            Convert::Array(ArrayConvert { element, length, by_value, align, write })
+        } else if base == pg_sys::BYTEAOID && target.element != ElementType::String {
+            Convert::Bytes
         } else if let Some(write) = writer(base, target.element) {
             Convert::Scalar(write)
         } else if base == pg_sys::UNKNOWNOID {
@@ -513,48 +496,67 @@ impl Binding {
             }));
         };
         // A default is one value; a whole array has none.
-        let default = default.filter(|_| !matches!(convert, Convert::Array(_)));
+        let default = default.filter(|_| !convert.is_many());
         Ok(Feature { source, name, input, convert, default })
     }
 
     /// Makes the empty batch that this binding fills.
     pub(crate) fn batch(&self) -> Batch {
+        let shapes = |(n, input): (usize, &Input)| {
+            let mut features = self.features.iter().filter(|f| f.input == n);
+            match input.shape.iter().copied().collect::<Option<Vec<usize>>>() {
+                Some(shape) => Shapes::Same(shape),
+                None if features.clone().any(|f| f.convert.is_many()) => {
+                    Shapes::Each(Each { rank: input.shape.len(), ..Each::default() })
+                }
+                // Single values make up an open input: it is as wide as they are many.
+                None => {
+                    let count = features.by_ref().count();
+                    Shapes::Same(input.shape.iter().map(|d| d.unwrap_or(count)).collect())
+                }
+            }
+        };
         Batch {
             rows: 0,
             columns: self.inputs.iter().map(|i| Column::new(i.element)).collect(),
-            shapes: self
-                .inputs
-                .iter()
-                .enumerate()
-                .map(|(n, i)| {
-                    let features = self.features.iter().filter(|f| f.input == n).count();
-                    i.shape.iter().map(|d| d.unwrap_or(features)).collect()
-                })
-                .collect(),
+            shapes: self.inputs.iter().enumerate().map(shapes).collect(),
         }
     }
 
-    /// Bytes that a row takes in a batch; texts count with their place only.
+    /// Whether rows differ in size, so that each of them counts for itself.
+    pub(crate) fn varies(&self) -> bool {
+        self.varies
+    }
+
+    /// Bytes that a row takes in a batch; of what differs by row, the place only.
     pub(crate) fn row_bytes(batch: &Batch) -> usize {
-        batch.columns.iter().zip(&batch.shapes).map(|(c, s)| c.element().size() * s.iter().product::<usize>()).sum()
+        let width = |shapes: &Shapes| if let Shapes::Same(s) = shapes { s.iter().product() } else { 1_usize };
+        batch.columns.iter().zip(&batch.shapes).map(|(c, s)| c.element().size() * width(s)).sum()
     }
 
     /// Makes room for more rows in a batch, or fails without ending the process.
     pub(crate) fn reserve(&self, batch: &mut Batch, rows: usize) -> Result<()> {
-        for (column, shape) in batch.columns.iter_mut().zip(&batch.shapes) {
-            column.try_reserve(rows.saturating_mul(shape.iter().product()))?;
+        for (column, shapes) in batch.columns.iter_mut().zip(&batch.shapes) {
+            if let Shapes::Same(shape) = shapes {
+                column.try_reserve(rows.saturating_mul(shape.iter().product()))?;
+            }
         }
         Ok(())
     }
 
-    /// Gathers one row from the arguments of a call.
-    pub(crate) fn gather(&mut self, arguments: &[NullableDatum], batch: &mut Batch, rows: &mut Rows) -> Result<()> {
+    /// Gathers one row from the arguments of a call. Gives why it is bad, where it is and such rows are NULL.
+    pub(crate) fn gather(
+        &mut self,
+        arguments: &[NullableDatum],
+        batch: &mut Batch,
+        rows: &mut Rows,
+    ) -> Result<Option<String>> {
         let gathered = if self.composite.is_some() {
             self.gather_composite(arguments[0], batch, rows)?
         } else if self.all_float4 {
             gather_float4(arguments, batch)
         } else {
-            gather_features(&self.features, self.on_null, &self.model, batch, |source| {
+            self.gather_values(batch, |source| {
                 let a = &arguments[source];
                 (!a.isnull).then_some(a.value)
             })?
@@ -569,7 +571,18 @@ impl Binding {
         }
         rows.ran.push(gathered == Gathered::Row);
         batch.rows += usize::from(gathered == Gathered::Row);
-        Ok(())
+        Ok(if let Gathered::Bad(reason) = gathered { Some(reason) } else { None })
+    }
+
+    /// Writes the features of a row.
+    fn gather_values(&self, batch: &mut Batch, read: impl Fn(usize) -> Option<Datum>) -> Result<Gathered> {
+        match gather_features(&self.features, &self.inputs, self.on_null, &self.model, batch, read) {
+            Err(error @ (Error::OutOfRange { .. } | Error::ArrayShape { .. })) if self.skip_bad => {
+                batch.undo();
+                Ok(Gathered::Bad(crate::error::message(error)))
+            }
+            gathered => gathered,
+        }
     }
 
     /// Notes a row that is NULL as a whole.
@@ -599,10 +612,9 @@ impl Binding {
             }
             deform(composite, row.value);
         }
-        let composite = &*composite;
-        let gathered = gather_features(&self.features, self.on_null, &self.model, batch, |source| {
-            (!composite.nulls[source]).then(|| composite.values[source])
-        })?;
+        let Some(composite) = self.composite.as_ref() else { return Err(Error::RowsDiffer) };
+        let gathered =
+            self.gather_values(batch, |source| (!composite.nulls[source]).then(|| composite.values[source]))?;
         if gathered == Gathered::Null && self.on_null == OnNull::Error {
             let null = self.features.iter().find(|f| f.default.is_none() && composite.nulls[f.source]);
             return Err(Error::NullFeature {
@@ -639,6 +651,7 @@ fn gather_float4(arguments: &[NullableDatum], batch: &mut Batch) -> Gathered {
 /// Writes every feature of a row, or none where one is NULL.
 fn gather_features(
     features: &[Feature],
+    inputs: &[Input],
     on_null: OnNull,
     model: &str,
     batch: &mut Batch,
@@ -646,6 +659,7 @@ fn gather_features(
 ) -> Result<Gathered> {
     for feature in features {
         let column = &mut batch.columns[feature.input];
+        let input = &inputs[feature.input];
         let written = match read(feature.source) {
             Some(datum) => match &feature.convert {
                 Convert::Scalar(write) => write(datum, column)?,
@@ -665,50 +679,54 @@ fn gather_features(
                     true
                 }
                 Convert::Array(array) => {
-                    let width = array.wanted;
+                    let dims = array.write(datum, column, on_null, model, &feature.name)?;
+                    let shape = fit(&dims, input).ok_or_else(|| Error::ArrayShape {
+                        model: model.to_owned(),
+                        column: feature.name.clone(),
+                        given: describe(dims.iter().map(|d| Some(*d))),
+                        wanted: describe(input.shape.iter().copied()),
+                        bytes: false,
+                    })?;
+                    if let Shapes::Each(each) = &mut batch.shapes[feature.input] {
+                        each.push(&shape);
+                    }
+                    true
+                }
+                Convert::Bytes => {
                     let before = column.len();
-                    array.write(datum, column, on_null, model, &feature.name)?;
-                    let given = column.len() - before;
-                    let shape = &mut batch.shapes[feature.input];
-                    let wanted = width.unwrap_or_else(|| {
-                        if batch.rows == 0 {
-                            open(shape, given);
-                        }
-                        shape.iter().product()
-                    });
-                    if given != wanted {
-                        return Err(Error::ArrayLength {
-                            model: model.to_owned(),
-                            column: feature.name.clone(),
-                            given,
-                            wanted,
-                        });
+                    let content = text::varlena(datum);
+                    let whole = column.push_bytes(content);
+                    let shape = whole.then(|| fit(&[column.len() - before], input)).flatten();
+                    let shape = shape.ok_or_else(|| Error::ArrayShape {
+                        model: model.to_owned(),
+                        column: feature.name.clone(),
+                        given: format!("{} bytes", content.len()),
+                        wanted: format!("{} of {}", describe(input.shape.iter().copied()), input.element),
+                        bytes: true,
+                    })?;
+                    if let Shapes::Each(each) = &mut batch.shapes[feature.input] {
+                        each.push(&shape);
                     }
                     true
                 }
             },
             None => match &feature.default {
-                Some(value) => write_default(value, column),
-                None if on_null == OnNull::Nan => match column {
-                    Column::Float32(v) => {
-                        let n = batch.shapes[feature.input].iter().product::<usize>();
-                        let n = if matches!(feature.convert, Convert::Array(_)) { n } else { 1 };
-                        v.extend(std::iter::repeat_n(f32::NAN, n));
-                        true
-                    }
-                    Column::Float64(v) => {
-                        let n = batch.shapes[feature.input].iter().product::<usize>();
-                        let n = if matches!(feature.convert, Convert::Array(_)) { n } else { 1 };
-                        v.extend(std::iter::repeat_n(f64::NAN, n));
-                        true
-                    }
-                    _ => {
-                        undo(batch);
+                Some(value) => column.push_json(value),
+                None if on_null == OnNull::Nan && input.element.is_float() => {
+                    // A NULL array is one of NaNs, where its size is known.
+                    let n = match &batch.shapes[feature.input] {
+                        Shapes::Same(shape) if feature.convert.is_many() => shape.iter().product(),
+                        Shapes::Same(_) => 1,
+                        Shapes::Each(_) => 0,
+                    };
+                    if n == 0 {
+                        batch.undo();
                         return Ok(Gathered::Null);
                     }
-                },
+                    (0..n).all(|_| column.push_json(&Value::from("NaN")))
+                }
                 None => {
-                    undo(batch);
+                    batch.undo();
                     return Ok(Gathered::Null);
                 }
             },
@@ -724,27 +742,46 @@ fn gather_features(
     Ok(Gathered::Row)
 }
 
-/// Takes the length of the first row for a dimension that the model leaves open.
-fn open(shape: &mut [usize], given: usize) {
-    if let Some(last) = shape.last_mut() {
-        *last = 0;
+/// The shape that an array has as a row of an input: its own, dimensions of one aside; or, for an array of one dimension,
+/// the input's, where it has all elements. None where it does not fit.
+fn fit(dims: &[usize], input: &Input) -> Option<Vec<usize>> {
+    let same = |(a, b): (&usize, &Option<usize>)| b.is_none_or(|b| *a == b);
+    if dims.len() == input.shape.len() && dims.iter().zip(&input.shape).all(same) {
+        return Some(dims.to_vec());
     }
-    let rest: usize = shape.iter().rev().skip(1).product::<usize>().max(1);
-    if let Some(last) = shape.last_mut() {
-        *last = given / rest;
+    // Dimensions of one change nothing about the order of elements.
+    let ours: Option<Vec<usize>> = input.shape.iter().copied().filter(|d| *d != Some(1)).collect();
+    if ours.is_some_and(|ours| dims.iter().copied().filter(|d| *d != 1).eq(ours)) && !dims.is_empty() {
+        return input.shape.iter().copied().collect();
+    }
+    // An empty array has no dimensions in PostgreSQL.
+    let count = match dims {
+        [] => 0,
+        [n] => *n,
+        _ => return None,
+    };
+    let known: usize = input.shape.iter().flatten().product();
+    match input.shape.iter().filter(|d| d.is_none()).count() {
+        0 => (known == count).then(|| input.shape.iter().flatten().copied().collect()),
+        // One open dimension follows from the rest.
+        1 if known > 0 && count % known == 0 => Some(input.shape.iter().map(|d| d.unwrap_or(count / known)).collect()),
+        _ if count == 0 => {
+            Some(input.shape.iter().map(|d| d.unwrap_or(0)).collect()).filter(|s: &Vec<usize>| s.contains(&0))
+        }
+        _ => None,
     }
 }
 
-/// Takes back what a row that turns out NULL has written.
-fn undo(batch: &mut Batch) {
-    let rows = batch.rows;
-    for (column, shape) in batch.columns.iter_mut().zip(&batch.shapes) {
-        column.truncate(rows * shape.iter().product::<usize>());
-    }
+/// A shape, for a message.
+fn describe(dims: impl Iterator<Item = Option<usize>>) -> String {
+    let dims: Vec<String> = dims.map(|d| d.map_or_else(|| "any".to_owned(), |d| d.to_string())).collect();
+    format!("shape [{}]", dims.join(", "))
 }
 
 impl ArrayConvert {
-    fn write(&self, datum: Datum, column: &mut Column, on_null: OnNull, model: &str, name: &str) -> Result<()> {
+    /// Writes the elements of an array and gives its dimensions.
+    fn write(&self, datum: Datum, column: &mut Column, on_null: OnNull, model: &str, name: &str) -> Result<Vec<usize>> {
+        let shape: Vec<usize>;
         let mut datums: *mut Datum = std::ptr::null_mut();
         let mut nulls: *mut bool = std::ptr::null_mut();
         let mut n = 0;
@@ -753,18 +790,28 @@ impl ArrayConvert {
         unsafe {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
             let has_nulls = (*array).dataoffset != 0;
+            let dims = array.cast::<i32>().add(4);
+            shape = (0..(*array).ndim as usize).map(|i| *dims.add(i) as usize).collect();
+            let count = pg_sys::ArrayGetNItems((*array).ndim, dims) as usize;
+            column.try_reserve(count)?;
             if !has_nulls {
-                let dims = array.cast::<i32>().add(4);
-                let count = pg_sys::ArrayGetNItems((*array).ndim, dims) as usize;
                 let data = array.cast::<u8>().add((16 + 8 * (*array).ndim as usize).next_multiple_of(8));
                 match (self.element, &mut *column) {
                     (pg_sys::FLOAT4OID, Column::Float32(v)) => {
                         v.extend_from_slice(std::slice::from_raw_parts(data.cast::<f32>(), count));
-                        return Ok(());
+                        return Ok(shape);
                     }
                     (pg_sys::FLOAT8OID, Column::Float64(v)) => {
                         v.extend_from_slice(std::slice::from_raw_parts(data.cast::<f64>(), count));
-                        return Ok(());
+                        return Ok(shape);
+                    }
+                    (pg_sys::INT8OID, Column::Int64(v)) => {
+                        v.extend_from_slice(std::slice::from_raw_parts(data.cast::<i64>(), count));
+                        return Ok(shape);
+                    }
+                    (pg_sys::INT4OID, Column::Int32(v)) => {
+                        v.extend_from_slice(std::slice::from_raw_parts(data.cast::<i32>(), count));
+                        return Ok(shape);
                     }
                     _ => {}
                 }
@@ -784,16 +831,9 @@ impl ArrayConvert {
             // SAFETY: both arrays have n entries.
             let (datum, null) = unsafe { (*datums.add(i), *nulls.add(i)) };
             if null {
-                match column {
-                    Column::Float32(v) if on_null == OnNull::Nan => v.push(f32::NAN),
-                    Column::Float64(v) if on_null == OnNull::Nan => v.push(f64::NAN),
-                    _ => {
-                        return Err(Error::ArrayNull {
-                            model: model.to_owned(),
-                            column: name.to_owned(),
-                            position: i + 1,
-                        });
-                    }
+                let nan = on_null == OnNull::Nan && column.element().is_float();
+                if !(nan && column.push_json(&Value::from("NaN"))) {
+                    return Err(Error::ArrayNull { model: model.to_owned(), column: name.to_owned(), position: i + 1 });
                 }
             } else if !(self.write)(datum, column)? {
                 return Err(Error::OutOfRange {
@@ -803,7 +843,7 @@ impl ArrayConvert {
                 });
             }
         }
-        Ok(())
+        Ok(shape)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Tensor to datum: what an output is in SQL, and results back as rows, typed as their reader declares.
 
-use pg_predict_engine::chunk::{Chunk, Key, Scalar};
+use pg_predict_engine::Error as Engine;
+use pg_predict_engine::chunk::{Chunk, Key};
 use pg_predict_engine::signature::{Output, OutputRow};
-use pg_predict_engine::tensor::ElementType;
+use pg_predict_engine::tensor::{ElementType, Scalar, nest};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::{Map, Value};
 
@@ -13,7 +14,7 @@ use crate::pg::text;
 /// The SQL type that holds every value of an element type.
 pub(crate) fn scalar_type(element: ElementType) -> Oid {
     match element {
-        ElementType::Float32 => pg_sys::FLOAT4OID,
+        ElementType::Float32 | ElementType::Float16 | ElementType::Bfloat16 => pg_sys::FLOAT4OID,
         ElementType::Float64 => pg_sys::FLOAT8OID,
         ElementType::Int8 | ElementType::Int16 | ElementType::Uint8 => pg_sys::INT2OID,
         ElementType::Int32 | ElementType::Uint16 => pg_sys::INT4OID,
@@ -24,13 +25,29 @@ pub(crate) fn scalar_type(element: ElementType) -> Oid {
     }
 }
 
+/// The most dimensions that PostgreSQL's arrays have (MAXDIM in utils/array.h).
+pub(crate) const MOST_DIMENSIONS: usize = 6;
+
 /// The SQL type that a row of an output is by itself.
 pub(crate) fn natural_type(output: &Output) -> Oid {
+    let (element, rank) = match &output.row {
+        OutputRow::Tensor { element, .. } if output.is_scalar() => return scalar_type(*element),
+        OutputRow::Tensor { element, shape } => (element, shape.len()),
+        OutputRow::Open { element, shape } => (element, shape.len()),
+        OutputRow::Map { .. } | OutputRow::Nested { .. } => return pg_sys::JSONBOID,
+    };
+    if rank > MOST_DIMENSIONS {
+        return pg_sys::JSONBOID;
+    }
+    // SAFETY: reads the type cache.
+    unsafe { pg_sys::get_array_type(scalar_type(*element)) }
+}
+
+/// The shape of a row of an output that is a tensor.
+pub(crate) fn row_shape(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Vec<usize>> {
     match &output.row {
-        OutputRow::Map { .. } => pg_sys::JSONBOID,
-        OutputRow::Tensor { element, .. } if output.is_scalar() => scalar_type(*element),
-        // SAFETY: reads the type cache.
-        OutputRow::Tensor { element, .. } => unsafe { pg_sys::get_array_type(scalar_type(*element)) },
+        OutputRow::Tensor { shape, .. } => Ok(shape.clone()),
+        _ => Ok(chunk.shape(place, nth)?.unwrap_or_default()),
     }
 }
 
@@ -60,18 +77,6 @@ pub(crate) fn scalar_datum(scalar: Scalar<'_>, element: ElementType) -> Datum {
     }
 }
 
-/// A number as float8; none where it is no number.
-pub(crate) fn number(scalar: Scalar<'_>) -> Option<f64> {
-    match scalar {
-        Scalar::Float32(x) => Some(x.into()),
-        Scalar::Float64(x) => Some(x),
-        Scalar::Int(x) => Some(x as f64),
-        Scalar::Uint64(x) => Some(x as f64),
-        Scalar::Bool(x) => Some(f64::from(u8::from(x))),
-        Scalar::Text(_) => None,
-    }
-}
-
 /// A value as text, as PostgreSQL would write it.
 pub(crate) fn as_text(scalar: Scalar<'_>) -> String {
     match scalar {
@@ -91,62 +96,24 @@ fn float_text(output: unsafe fn(pg_sys::FunctionCallInfo) -> Datum, x: Datum) ->
         .map_or_else(String::new, |d| text::copied(d.cast_mut_ptr::<std::ffi::c_char>()))
 }
 
-fn non_finite(x: f64) -> String {
-    if x.is_nan() {
-        "NaN"
-    } else if x > 0.0 {
-        "Infinity"
-    } else {
-        "-Infinity"
-    }
-    .to_owned()
-}
-
-/// A value as JSON; what JSON has no number for is a text.
-pub(crate) fn as_json(scalar: Scalar<'_>) -> Value {
-    match scalar {
-        // The shortest digits that read back as the same float32.
-        Scalar::Float32(x) => x.to_string().parse::<f64>().map_or_else(|_| Value::Null, float_json),
-        Scalar::Float64(x) => float_json(x),
-        Scalar::Int(x) => x.into(),
-        Scalar::Uint64(x) => x.into(),
-        Scalar::Bool(x) => x.into(),
-        Scalar::Text(t) => t.into(),
-    }
-}
-
-/// A float as JSON: a whole number without a point, as PostgreSQL writes it.
-fn float_json(x: f64) -> Value {
-    if x.fract() == 0.0 && x.abs() < 1e15 && !(x == 0.0 && x.is_sign_negative()) {
-        return (x as i64).into();
-    }
-    serde_json::Number::from_f64(x).map_or_else(|| non_finite(x).into(), Value::Number)
-}
-
 /// A row of an output as JSON, nested as its shape is.
 pub(crate) fn output_json(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Value> {
     match &output.row {
         OutputRow::Map { .. } => {
             let mut map = Map::new();
             for (key, value) in chunk.pairs(place, nth)? {
-                map.insert(key_text(key), as_json(Scalar::Float32(value)));
+                map.insert(key_text(key), Scalar::Float32(value).json());
             }
             Ok(Value::Object(map))
         }
-        OutputRow::Tensor { shape, .. } => {
-            let mut position = 0;
-            nest(shape, &mut position, &mut |i| Ok(as_json(chunk.scalar(place, nth, i)?)))
+        OutputRow::Nested { .. } => {
+            let json = chunk.nested(place, nth)?;
+            serde_json::from_str(json).map_err(|_| Engine::Corrupt { what: "an output is no JSON".into() }.into())
         }
-    }
-}
-
-fn nest(shape: &[usize], position: &mut usize, value: &mut dyn FnMut(usize) -> Result<Value>) -> Result<Value> {
-    match shape.split_first() {
-        None => {
-            *position += 1;
-            value(*position - 1)
+        OutputRow::Tensor { .. } | OutputRow::Open { .. } => {
+            let shape = row_shape(output, chunk, place, nth)?;
+            Ok(nest(&shape, &mut |i| Ok(chunk.scalar(place, nth, i)?.json()))?)
         }
-        Some((n, rest)) => (0..*n).map(|_| nest(rest, position, value)).collect(),
     }
 }
 
@@ -193,19 +160,20 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
 
 /// A row of an output in its natural SQL type.
 pub(crate) fn natural(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Datum> {
-    match &output.row {
-        OutputRow::Map { .. } => Ok(jsonb(&output_json(output, chunk, place, nth)?.to_string())),
-        OutputRow::Tensor { element, .. } if output.is_scalar() => {
-            Ok(scalar_datum(chunk.scalar(place, nth, 0)?, *element))
-        }
-        OutputRow::Tensor { element, shape } => {
-            let width = shape.iter().product();
-            let mut values = (0..width)
-                .map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?, *element)))
-                .collect::<Result<Vec<_>>>()?;
-            array(&mut values, &mut vec![false; width], shape, scalar_type(*element))
-        }
+    let element = match output.element() {
+        Some(element) if natural_type(output) != pg_sys::JSONBOID => element,
+        _ => return Ok(jsonb(&output_json(output, chunk, place, nth)?.to_string())),
+    };
+    if output.is_scalar() {
+        return Ok(scalar_datum(chunk.scalar(place, nth, 0)?, element));
     }
+    let shape = row_shape(output, chunk, place, nth)?;
+    let width = shape.iter().product();
+    let mut values =
+        (0..width).map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?, element))).collect::<Result<Vec<_>>>()?;
+    // A single value of no dimension is an array of one.
+    let shape = if shape.is_empty() { vec![1] } else { shape };
+    array(&mut values, &mut vec![false; width], &shape, scalar_type(element))
 }
 
 /// The selected element of a row: of a map by its key, none where the key is not there.
@@ -213,7 +181,14 @@ pub(crate) fn selected<'a>(layout: &Layout, chunk: &Chunk<'a>, nth: usize) -> Re
     let place = layout.selected;
     match &layout.element {
         None => Ok(Some(chunk.scalar(place, nth, 0)?)),
-        Some(ElementKey::Position(n)) => Ok(Some(chunk.scalar(place, nth, *n)?)),
+        Some(ElementKey::Position(n)) => {
+            // An element that this row does not have.
+            let shape = chunk.shape(place, nth)?;
+            if shape.is_some_and(|s| *n >= s.iter().product()) {
+                return Ok(None);
+            }
+            Ok(Some(chunk.scalar(place, nth, *n)?))
+        }
         Some(key) => Ok(chunk
             .pairs(place, nth)?
             .into_iter()
@@ -411,6 +386,19 @@ impl Rows {
         })
     }
 
+    /// For the carried columns alone.
+    fn of_carried(layout: &Layout) -> Self {
+        Self {
+            columns: Vec::new(),
+            carried: carried_desc(layout),
+            values: Vec::new(),
+            nulls: Vec::new(),
+            carried_values: vec![Datum::from(0); layout.carried.len()],
+            carried_nulls: vec![true; layout.carried.len()],
+            uses_carried: true,
+        }
+    }
+
     /// Fills `values` and `nulls` for one row of a chunk.
     fn fill(&mut self, layout: &Layout, chunk: &Chunk<'_>, row: usize, nth: Option<usize>) -> Result<()> {
         if self.uses_carried {
@@ -531,21 +519,33 @@ pub(crate) fn store(results: &Results, desc: pg_sys::TupleDesc, store: *mut pg_s
     })
 }
 
+/// The first carried column of a row, as an error names it: `customer_id = 42`. None where nothing is carried.
+pub(crate) fn first_carried(layout: &Layout, chunk: &[u8], row: usize) -> Result<Option<String>> {
+    let chunk = Chunk::parse(chunk)?;
+    let (Some(column), Some(bytes)) = (layout.carried.first(), chunk.carried(row)?) else { return Ok(None) };
+    let home = crate::pg::memory::Private::new(c"pg_predict row");
+    crate::pg::memory::within(home.context(), || {
+        let mut rows = Rows::of_carried(layout);
+        rows.open_carried(Some(bytes));
+        if rows.carried_nulls[0] {
+            return Ok(None);
+        }
+        let (mut function, mut varlena) = (Oid::INVALID, false);
+        // SAFETY: calls the output function of the column's type with a value of it.
+        let value = unsafe {
+            pg_sys::getTypeOutputInfo(Oid::from(column.oid), &raw mut function, &raw mut varlena);
+            text::copied(pg_sys::OidOutputFunctionCall(function, rows.carried_values[0]))
+        };
+        Ok(Some(format!("{} = {value}", column.name)))
+    })
+}
+
 /// Calls `f` for every row with its chunk, its place among the rows that were run, and its carried values.
 pub(crate) fn each_carried(
     results: &Results,
     mut f: impl FnMut(&Chunk<'_>, Option<usize>, &[Datum], &[bool]) -> Result<()>,
 ) -> Result<()> {
-    let layout = &results.layout;
-    let mut rows = Rows {
-        columns: Vec::new(),
-        carried: carried_desc(layout),
-        values: Vec::new(),
-        nulls: Vec::new(),
-        carried_values: vec![Datum::from(0); layout.carried.len()],
-        carried_nulls: vec![true; layout.carried.len()],
-        uses_carried: true,
-    };
+    let mut rows = Rows::of_carried(&results.layout);
     let home = crate::pg::memory::Private::new(c"pg_predict row");
     results.each(|bytes| {
         let chunk = Chunk::parse(bytes)?;

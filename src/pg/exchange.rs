@@ -15,7 +15,7 @@ use std::sync::Arc;
 use pgrx::pg_sys::{self, Datum};
 
 use crate::error::{Error, Result};
-use crate::pg::results::{Layout, Results};
+use crate::pg::results::{Faults, Layout, Results};
 use crate::pg::text;
 
 /// What goes through the queue as it is.
@@ -151,15 +151,15 @@ pub(crate) fn take(bytes: &[u8]) -> Result<Option<Parcel>> {
 }
 
 impl Parcel {
-    /// Gives the layout, then every chunk, and removes the file.
+    /// Gives the layout and the bad rows' count, then every chunk, and removes the file.
     pub(crate) fn unpack(
         self,
-        layout: impl FnOnce(Arc<Layout>) -> Result<()>,
+        layout: impl FnOnce(Arc<Layout>, Faults) -> Result<()>,
         mut chunk: impl FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let path = match self {
             Self::Here(results) => {
-                layout(Arc::clone(&results.layout))?;
+                layout(Arc::clone(&results.layout), results.faults.clone())?;
                 return results.each(|c| chunk(c.to_vec()));
             }
             Self::File(path) => path,
@@ -177,7 +177,8 @@ impl Parcel {
             file.read_exact(&mut bytes).map_err(failed)?;
             Ok(bytes)
         };
-        layout(Arc::new(Results::read_layout(&piece(&mut file)?)?))?;
+        let (head, faults) = Results::read_layout(&piece(&mut file)?)?;
+        layout(Arc::new(head), faults)?;
         for _ in 0..number(&mut file).map_err(failed)? {
             chunk(piece(&mut file)?)?;
         }

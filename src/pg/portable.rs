@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pg_predict_engine::batch::{Keys, Maps, Values};
 use pg_predict_engine::chunk::{self, Rows};
 use pg_predict_engine::signature::{Output, OutputRow};
-use pg_predict_engine::tensor::{Column, ElementType};
+use pg_predict_engine::tensor::{Column, ElementType, from_json};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,6 +138,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
     match (&selected.row, &portable.element) {
         (_, None) => {}
         (OutputRow::Tensor { shape, .. }, Some(ElementKey::Position(n))) if *n < shape.iter().product() => {}
+        (OutputRow::Open { .. }, Some(ElementKey::Position(_))) => {}
         (OutputRow::Map { key: ElementType::Int64 }, Some(ElementKey::Integer(_)))
         | (OutputRow::Map { key: ElementType::String }, Some(ElementKey::Text(_))) => {}
         _ => return Err(bad("the selected element is not one of its output")),
@@ -166,7 +167,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
     let home = memory::Private::new(c"pg_predict row");
     for part in portable.rows.chunks(ROWS) {
         let mut rows = Rows::default();
-        let mut values: Vec<Values> = layout.outputs.iter().map(crate::pg::site::no_values).collect();
+        let mut values: Vec<Values> = layout.outputs.iter().map(Values::none).collect();
         for row in part {
             let (carried, answer): Row = serde_json::from_str(row.get()).map_err(|e| bad(e.to_string()))?;
             if carried.len() != inputs.len() {
@@ -229,54 +230,30 @@ fn append(output: &Output, values: &mut Values, answer: &Value) -> Result<()> {
     match (&output.row, values) {
         (OutputRow::Tensor { .. }, Values::Tensor { width, data }) => {
             let before = data.len();
-            flatten(answer, &mut |v| {
-                let text = v.as_str().unwrap_or_default();
-                let float = || match text {
-                    "NaN" => Some(f64::NAN),
-                    "Infinity" => Some(f64::INFINITY),
-                    "-Infinity" => Some(f64::NEG_INFINITY),
-                    _ => v.as_f64(),
-                };
-                macro_rules! integer {
-                    ($c:expr, $t:ty) => {
-                        $c.push(
-                            v.as_i64()
-                                .and_then(|x| <$t>::try_from(x).ok())
-                                .or_else(|| v.as_u64().and_then(|x| <$t>::try_from(x).ok()))
-                                .ok_or_else(wrong)?,
-                        )
-                    };
-                }
-                match data {
-                    Column::Float32(c) => c.push(float().ok_or_else(wrong)? as f32),
-                    Column::Float64(c) => c.push(float().ok_or_else(wrong)?),
-                    Column::Int8(c) => integer!(c, i8),
-                    Column::Int16(c) => integer!(c, i16),
-                    Column::Int32(c) => integer!(c, i32),
-                    Column::Int64(c) => integer!(c, i64),
-                    Column::Uint8(c) => integer!(c, u8),
-                    Column::Uint16(c) => integer!(c, u16),
-                    Column::Uint32(c) => integer!(c, u32),
-                    Column::Uint64(c) => integer!(c, u64),
-                    Column::Bool(c) => c.push(v.as_bool().ok_or_else(wrong)?),
-                    Column::String(c) => c.push(v.as_str().ok_or_else(wrong)?),
-                }
-                Ok(())
-            })?;
-            if data.len() - before == *width { Ok(()) } else { Err(wrong()) }
+            if flatten(answer, data) && data.len() - before == *width { Ok(()) } else { Err(wrong()) }
+        }
+        (OutputRow::Open { element, .. }, Values::Open(open)) => {
+            let (data, shape) = from_json(answer, *element).ok_or_else(wrong)?;
+            open.push(&shape, data);
+            Ok(())
+        }
+        (OutputRow::Nested { .. }, Values::Nested(texts)) => {
+            texts.push(&answer.to_string());
+            Ok(())
         }
         (OutputRow::Map { .. }, Values::Maps(Maps { ends, keys, values })) => {
+            let mut numbers = Column::new(ElementType::Float32);
             for (k, v) in answer.as_object().ok_or_else(wrong)? {
                 match keys {
                     Keys::Text(keys) => keys.push(k),
                     Keys::Int64(keys) => keys.push(k.parse().map_err(|_| wrong())?),
                 }
-                values.push(match v.as_str() {
-                    Some("NaN") => f32::NAN,
-                    Some("Infinity") => f32::INFINITY,
-                    Some("-Infinity") => f32::NEG_INFINITY,
-                    _ => v.as_f64().ok_or_else(wrong)? as f32,
-                });
+                if !numbers.push_json(v) {
+                    return Err(wrong());
+                }
+            }
+            if let Column::Float32(numbers) = numbers {
+                values.extend(numbers);
             }
             ends.push(values.len());
             Ok(())
@@ -285,9 +262,10 @@ fn append(output: &Output, values: &mut Values, answer: &Value) -> Result<()> {
     }
 }
 
-fn flatten(value: &Value, f: &mut dyn FnMut(&Value) -> Result<()>) -> Result<()> {
+/// Appends the values of nested arrays; false where one is of another type.
+fn flatten(value: &Value, column: &mut Column) -> bool {
     match value {
-        Value::Array(items) => items.iter().try_for_each(|v| flatten(v, f)),
-        single => f(single),
+        Value::Array(items) => items.iter().all(|v| flatten(v, column)),
+        single => column.push_json(single),
     }
 }

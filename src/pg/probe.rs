@@ -41,15 +41,46 @@ impl Drop for Group {
     }
 }
 
-/// Tries a model.
-pub(crate) fn run(model: &[u8], options: &Options) -> Result<Signature> {
+/// What a version is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) model: &'a [u8],
+    pub(crate) tokenizer: Option<&'a [u8]>,
+    /// Files of weights: the name that the model has for each; none for the only one.
+    pub(crate) external: Vec<(Option<String>, &'a [u8])>,
+}
+
+/// What a trial says.
+pub(crate) enum Verdict {
+    /// The model is fit.
+    Signature(Box<Signature>),
+    /// It needs these files of weights, which lie beside it.
+    Needs(Vec<String>),
+}
+
+/// Tries a model. `may_ask`: it may ask for files of weights.
+pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result<Verdict> {
     let path = guc::probe_program();
-    let request = Request { library: guc::onnxruntime_library(), options: options.clone() };
-    let request = serde_json::to_string(&request).map_err(|e| Error::BadBatch { reason: e.to_string() })?;
+    let request = Request {
+        library: guc::onnxruntime_library(),
+        options: options.clone(),
+        model: parts.model.len(),
+        tokenizer: parts.tokenizer.map(<[u8]>::len),
+        external: parts.external.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect(),
+        may_ask,
+    };
+    let request = serde_json::to_vec(&request).map_err(|e| Error::BadBatch { reason: e.to_string() })?;
     let failed = |reason: std::io::Error| Error::NoProbe { path: path.clone(), reason: reason.to_string() };
 
     let mut input = memory_file()?;
-    input.write_all(model).and_then(|()| input.seek(SeekFrom::Start(0))).map_err(failed)?;
+    let length = (request.len() as u64).to_le_bytes();
+    let mut all = vec![&length[..], &request, parts.model];
+    all.extend(parts.tokenizer);
+    all.extend(parts.external.iter().map(|(_, bytes)| *bytes));
+    for part in all {
+        input.write_all(part).map_err(failed)?;
+        check_interrupts();
+    }
+    input.seek(SeekFrom::Start(0)).map_err(failed)?;
     let (mut output, mut complaints) = (memory_file()?, memory_file()?);
     let memory = guc::probe_memory();
     let timeout = guc::probe_timeout();
@@ -58,7 +89,6 @@ pub(crate) fn run(model: &[u8], options: &Options) -> Result<Signature> {
 
     let mut command = Command::new(&path);
     command
-        .arg(request)
         .env_clear()
         // Both names, so that no build of ONNX Runtime reports anything to anybody.
         .env("ORT_DISABLE_TELEMETRY", "1")
@@ -119,7 +149,8 @@ pub(crate) fn run(model: &[u8], options: &Options) -> Result<Signature> {
     }
     let limit = format!("The limit is {} MB of address space.", memory >> 20);
     match serde_json::from_slice::<Answer>(&answer) {
-        Ok(Answer::Signature(signature)) if status.success() => Ok(*signature),
+        Ok(Answer::Signature(signature)) if status.success() => Ok(Verdict::Signature(signature)),
+        Ok(Answer::Needs(files)) if status.success() && may_ask => Ok(Verdict::Needs(files)),
         Ok(Answer::Refusal(pg_predict_engine::Error::OutOfMemory { .. })) => Err(Error::ProbeMemory { detail: limit }),
         Ok(Answer::Refusal(error)) => Err(error.into()),
         _ => {

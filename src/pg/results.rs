@@ -54,9 +54,27 @@ impl From<&Element> for ElementKey {
     }
 }
 
+/// Rows that were bad, and are NULL because their version says so.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Faults {
+    /// How many.
+    pub(crate) rows: u64,
+    /// Which was the first, and why it was bad.
+    pub(crate) first: Option<(String, String)>,
+}
+
+impl Faults {
+    /// Counts those of other rows, which came later.
+    fn add(&mut self, later: Self) {
+        self.rows += later.rows;
+        self.first = self.first.take().or(later.first);
+    }
+}
+
 /// The scored rows of one group.
 pub(crate) struct Results {
     pub(crate) layout: Arc<Layout>,
+    pub(crate) faults: Faults,
     rows: u64,
     chunks: Vec<Piece>,
     pool: Rc<Pool>,
@@ -67,7 +85,7 @@ pub(crate) struct Results {
 impl Results {
     /// An empty one.
     pub(crate) fn new(layout: Arc<Layout>, pool: Rc<Pool>) -> Self {
-        Self { layout, rows: 0, chunks: Vec::new(), pool, bytes: 0 }
+        Self { layout, faults: Faults::default(), rows: 0, chunks: Vec::new(), pool, bytes: 0 }
     }
 
     /// Rows in it.
@@ -95,6 +113,11 @@ impl Results {
         Ok(())
     }
 
+    /// Counts bad rows.
+    pub(crate) fn count_faults(&mut self, faults: Faults) {
+        self.faults.add(faults);
+    }
+
     /// Calls `f` for every chunk, in order.
     pub(crate) fn each(&self, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.chunks.iter().try_for_each(|chunk| chunk.read(&mut f))
@@ -117,7 +140,8 @@ impl Results {
     }
 
     fn header(&self) -> Result<Vec<u8>> {
-        let layout = serde_json::to_vec(&*self.layout).map_err(|e| Error::BadBatch { reason: e.to_string() })?;
+        let layout = serde_json::to_vec(&(&*self.layout, &self.faults))
+            .map_err(|e| Error::BadBatch { reason: e.to_string() })?;
         let mut out = Vec::with_capacity(layout.len() + 8);
         out.extend_from_slice(&(layout.len() as u32).to_ne_bytes());
         out.extend_from_slice(&layout);
@@ -134,8 +158,8 @@ impl Results {
         })
     }
 
-    /// Reads the layout out of the flat form.
-    pub(crate) fn read_layout(bytes: &[u8]) -> Result<Layout> {
+    /// Reads layout and faults out of the flat form.
+    pub(crate) fn read_layout(bytes: &[u8]) -> Result<(Layout, Faults)> {
         serde_json::from_slice(bytes).map_err(|_| Engine::Corrupt { what: "its layout cannot be read".into() }.into())
     }
 
@@ -157,8 +181,9 @@ impl Results {
         }
         let mut rest = bytes;
         let n = number(&mut rest)?;
-        let layout = Self::read_layout(take(&mut rest, n)?)?;
+        let (layout, faults) = Self::read_layout(take(&mut rest, n)?)?;
         let mut results = Self::new(Arc::new(layout), Pool::new());
+        results.faults = faults;
         for _ in 0..number(&mut rest)? {
             let n = number(&mut rest)?;
             let chunk = take(&mut rest, n)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pg_predict_engine::cache::{Cache, Key};
 use pg_predict_engine::device::Device;
 use pg_predict_engine::pipeline::{Done, Pipeline};
-use pg_predict_engine::session::{Config, Session};
+use pg_predict_engine::session::{Config, Content, Session};
 use pg_predict_engine::threads;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
@@ -117,11 +117,11 @@ pub(crate) fn check_interrupts() {
     pg_sys::check_for_interrupts!();
 }
 
-/// The session of a version: from the cache, or loaded from the bytes that `fetch` reads.
-pub(crate) fn open(version: &Version, fetch: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<Session>> {
+/// The session of a version: from the cache, or loaded from what `fetch` reads.
+pub(crate) fn open(version: &Arc<Version>, fetch: impl FnOnce() -> Result<Content>) -> Result<Arc<Session>> {
     let device = guc::device().or(version.options.device).unwrap_or(Device::Cpu);
     let threads = guc::threads().or(version.options.threads).unwrap_or(1);
-    let key = Key { hash: version.hash, device, threads };
+    let key = Key { hash: version.content_key(), device, threads };
     if let Some(session) = CACHE.with_borrow_mut(|c| c.get(&key)) {
         return Ok(session);
     }
@@ -129,11 +129,11 @@ pub(crate) fn open(version: &Version, fetch: impl FnOnce() -> Result<Vec<u8>>) -
     let limit = guc::session_cache_size();
     let bytes = version.signature.session_bytes;
     CACHE.with_borrow_mut(|c| c.make_room(bytes, limit)).map_err(of_model(&label))?;
-    let model = fetch()?;
+    let content = fetch()?;
     let config = Config { library: guc::onnxruntime_library(), device, threads, session_bytes: bytes };
-    let hash = version.hash;
+    let theirs = Arc::clone(version);
     prepare_process();
-    let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(model, &hash, &config))?)
+    let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(content, &theirs, &config))?)
         .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
     let session = Arc::new(loaded.map_err(of_model(&label))?);
     if let Some(reason) = session.fallback() {

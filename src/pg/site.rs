@@ -8,23 +8,24 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pg_predict_engine::batch::{Batch, Keys, Maps, Values};
+use pg_predict_engine::batch::{Batch, Values};
 use pg_predict_engine::chunk::{self, Rows};
 use pg_predict_engine::options::OnNull;
-use pg_predict_engine::pipeline::{Pipeline, Work};
+use pg_predict_engine::pipeline::Pipeline;
 use pg_predict_engine::reference::Selection;
+use pg_predict_engine::run::{Ran, Work};
 use pg_predict_engine::session::Session;
-use pg_predict_engine::signature::{Output, OutputRow};
-use pg_predict_engine::tensor::{Column, ElementType, Strings};
+use pg_predict_engine::signature::Output;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result, of_model};
+use crate::error::{self, Error, Result, of_model};
 use crate::guc;
 use crate::pg::call::Call;
 use crate::pg::convert::{Binding, Carried};
+use crate::pg::emit;
 use crate::pg::exchange::Parcel;
-use crate::pg::results::{Layout, Results};
+use crate::pg::results::{Faults, Layout, Results};
 use crate::pg::sessions;
 use crate::pg::spill::Pool;
 
@@ -32,6 +33,9 @@ use crate::pg::spill::Pool;
 const SHORT_RUN: f64 = 2000.0;
 /// Room for so many rows is made at first; it doubles.
 const FIRST_ROWS: usize = 64;
+
+/// Rows of a chunk that did not go into the inputs, by their place in it, and why.
+type Bad = Vec<(usize, String)>;
 
 /// What the rows of one call share.
 pub(crate) struct Site {
@@ -45,12 +49,14 @@ pub(crate) struct Site {
     batch_size: usize,
     max_bytes: usize,
     /// Rows under way, and whose they are.
-    under_way: Option<(Rows, Rc<RefCell<Results>>)>,
+    under_way: Option<(Rows, Bad, Rc<RefCell<Results>>)>,
     /// Buffers to be used again.
     spare: Vec<(Batch, Rows)>,
     /// Bytes that wait in groups other than the one being filled.
     waiting: usize,
     pool: Rc<Pool>,
+    /// A plain call has told of a bad row.
+    has_warned: bool,
     /// The model divides integers, perhaps: its runs stay off the backend's own thread.
     may_trap: bool,
     context: pg_sys::MemoryContext,
@@ -65,7 +71,7 @@ impl Site {
         session: Arc<Session>,
         context: pg_sys::MemoryContext,
     ) -> Result<Self> {
-        let signature = Arc::new(version.signature.clone());
+        let signature = &version.signature;
         let wanted: Vec<bool> = (0..signature.outputs.len()).map(|i| !only_selected || i == selection.output).collect();
         let outputs: Vec<Output> =
             signature.outputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
@@ -73,7 +79,7 @@ impl Site {
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
         let label = version.label();
         let may_trap = signature.has_operator(&["Div", "Mod"]);
-        let work = Work { session, signature, wanted: wanted.into() };
+        let work = Work::new(session, Arc::clone(&version), wanted.into()).map_err(of_model(&label))?;
         Ok(Self {
             batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
             max_bytes: guc::max_batch_memory(),
@@ -88,6 +94,7 @@ impl Site {
             spare: Vec::new(),
             waiting: 0,
             pool: Pool::new(),
+            has_warned: false,
             may_trap,
             context,
         })
@@ -125,18 +132,46 @@ impl Site {
         Ok(self.binding.is_some())
     }
 
+    /// Encodes a chunk of results; rows that failed become NULL, and are given by their place with the reason.
+    fn encode(&self, rows: &mut Rows, mut bad: Bad, ran: &Ran) -> Result<(Vec<u8>, Bad)> {
+        if !ran.failed.is_empty() {
+            let run: Vec<usize> = (0..rows.ran.len()).filter(|row| rows.ran[*row]).collect();
+            for (nth, reason) in &ran.failed {
+                let Some(row) = run.get(*nth) else { continue };
+                rows.ran[*row] = false;
+                bad.push((*row, reason.clone()));
+            }
+            bad.sort_unstable_by_key(|(row, _)| *row);
+        }
+        Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.label))?, bad))
+    }
+
     /// Puts a chunk of results where it belongs.
-    fn finish(&self, rows: &Rows, values: &[Values], results: &Rc<RefCell<Results>>, call: &Call) -> Result<()> {
-        let chunk = chunk::encode(rows, values).map_err(of_model(&self.label))?;
-        results.borrow_mut().push(chunk, call)
+    fn finish(
+        &mut self,
+        rows: &mut Rows,
+        bad: Bad,
+        ran: &Ran,
+        results: &Rc<RefCell<Results>>,
+        call: &Call,
+    ) -> Result<()> {
+        let (chunk, bad) = self.encode(rows, bad, ran)?;
+        let mut results = results.borrow_mut();
+        if let Some((row, reason)) = bad.first() {
+            let key = emit::first_carried(&results.layout, &chunk, *row)?;
+            let which =
+                key.unwrap_or_else(|| format!("row {} of those that were gathered", results.rows() + *row as u64 + 1));
+            results.count_faults(Faults { rows: bad.len() as u64, first: Some((which, reason.clone())) });
+        }
+        results.push(chunk, call)
     }
 
     /// Waits for the batch under way, if there is one, and keeps its results.
     pub(crate) fn collect(&mut self, call: &Call) -> Result<()> {
-        let Some((mut rows, results)) = self.under_way.take() else { return Ok(()) };
+        let Some((mut rows, bad, results)) = self.under_way.take() else { return Ok(()) };
         let mut done = sessions::collect(&mut self.pipeline, &self.label)?;
-        let values = done.result.map_err(of_model(&self.label))?;
-        self.finish(&rows, &values, &results, call)?;
+        let ran = done.result.map_err(of_model(&self.label))?;
+        self.finish(&mut rows, bad, &ran, &results, call)?;
         rows.clear();
         done.batch.clear();
         self.spare.push((done.batch, rows));
@@ -154,10 +189,11 @@ impl Site {
         let results = Rc::clone(
             group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout, Rc::clone(&self.pool))))),
         );
+        let bad = std::mem::take(&mut group.bad);
         if group.batch.rows == 0 {
             // All of them are NULL: there is nothing to run.
-            let empty: Vec<Values> = self.outputs.iter().map(no_values).collect();
-            self.finish(&group.rows, &empty, &results, call)?;
+            let nothing = self.nothing();
+            self.finish(&mut group.rows, bad, &nothing, &results, call)?;
             group.rows.clear();
             group.batch.clear();
             return Ok(());
@@ -172,17 +208,22 @@ impl Site {
         let rows = std::mem::replace(&mut group.rows, rows);
         group.room = 0;
         self.pipeline.submit(full).map_err(of_model(&self.label))?;
-        self.under_way = Some((rows, results));
+        self.under_way = Some((rows, bad, results));
         if !guc::pipeline() {
             self.collect(call)?;
         }
         Ok(())
     }
 
+    /// What a batch without rows to run gives.
+    fn nothing(&self) -> Ran {
+        Ran { values: self.outputs.iter().map(Values::none).collect(), failed: Vec::new() }
+    }
+
     /// Runs a batch at once and returns its encoded results: for plain calls.
     pub(crate) fn run_now(&mut self, group: &mut Group) -> Result<Vec<u8>> {
-        let values: Vec<Values> = if group.batch.rows == 0 {
-            self.outputs.iter().map(no_values).collect()
+        let ran = if group.batch.rows == 0 {
+            self.nothing()
         } else if self.version.signature.verified
             && self.version.signature.single_micros < SHORT_RUN
             && !self.may_trap
@@ -195,7 +236,15 @@ impl Site {
             group.batch = done.batch;
             done.result.map_err(of_model(&self.label))?
         };
-        let chunk = chunk::encode(&group.rows, &values).map_err(of_model(&self.label))?;
+        let (chunk, bad) = self.encode(&mut group.rows, std::mem::take(&mut group.bad), &ran)?;
+        if let Some((_, reason)) = bad.first().filter(|_| !self.has_warned) {
+            self.has_warned = true;
+            error::warn(
+                &format!("a row could not be run with model \"{}\", and its prediction is NULL", self.label),
+                reason,
+                "Further such rows of this call are NULL too and are not told of; predict_batch() counts them.",
+            );
+        }
         group.batch.clear();
         group.rows.clear();
         Ok(chunk)
@@ -204,19 +253,6 @@ impl Site {
     /// The layout of plain calls' results.
     pub(crate) fn plain_layout(&mut self) -> Arc<Layout> {
         self.layout()
-    }
-}
-
-/// An output of no rows.
-pub(crate) fn no_values(output: &Output) -> Values {
-    match &output.row {
-        OutputRow::Tensor { element, shape } => {
-            Values::Tensor { width: shape.iter().product(), data: Column::new(*element) }
-        }
-        OutputRow::Map { key: ElementType::String } => {
-            Values::Maps(Maps { keys: Keys::Text(Strings::default()), ..Maps::default() })
-        }
-        OutputRow::Map { .. } => Values::Maps(Maps::default()),
     }
 }
 
@@ -236,6 +272,7 @@ pub(crate) struct Group {
     results: Option<Rc<RefCell<Results>>>,
     parcel: Option<Parcel>,
     noted: usize,
+    bad: Bad,
 }
 
 impl Group {
@@ -252,6 +289,7 @@ impl Group {
             results: None,
             parcel: None,
             noted: 0,
+            bad: Bad::new(),
         }
     }
 
@@ -309,8 +347,11 @@ impl Group {
             }
         }
         let Some(binding) = site.binding.as_mut() else { return Ok(()) };
-        binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)?;
-        if self.rows.ran.len() >= limit || self.rows.carried.len() > max_bytes {
+        if let Some(reason) = binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)? {
+            self.bad.push((self.rows.ran.len() - 1, reason));
+        }
+        let large = binding.varies() && self.batch.bytes() > max_bytes;
+        if self.rows.ran.len() >= limit || self.rows.carried.len() > max_bytes || large {
             self.flush(&mut site, call)?;
         }
         Ok(())
@@ -339,8 +380,11 @@ impl Group {
         // A failed call leaves its row behind.
         self.batch.clear();
         self.rows.clear();
-        if let Some(binding) = site.binding.as_mut() {
-            binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)?;
+        self.bad.clear();
+        if let Some(binding) = site.binding.as_mut()
+            && let Some(reason) = binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)?
+        {
+            self.bad.push((0, reason));
         }
         site.run_now(self)
     }
@@ -372,12 +416,11 @@ impl Group {
         };
         let ours = RefCell::new(self.complete(call)?);
         parcel.unpack(
-            |layout| match &mut *ours.borrow_mut() {
-                Some(ours) => ours.agree(&layout),
-                none => {
-                    *none = Some(Results::new(layout, Rc::clone(pool)));
-                    Ok(())
-                }
+            |layout, faults| {
+                let mut ours = ours.borrow_mut();
+                let ours = ours.get_or_insert_with(|| Results::new(Arc::clone(&layout), Rc::clone(pool)));
+                ours.count_faults(faults);
+                ours.agree(&layout)
             },
             |chunk| match &mut *ours.borrow_mut() {
                 Some(ours) => ours.push(chunk, call),

@@ -131,6 +131,20 @@ pub(crate) fn type_name(oid: pg_sys::Oid) -> String {
     copied(unsafe { pg_sys::format_type_be(oid) })
 }
 
+/// A text as a literal of SQL.
+pub(crate) fn quote_literal(text: &str) -> String {
+    let text = c(text);
+    // SAFETY: returns a palloc'd C string.
+    copied(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
+}
+
+/// A name as SQL writes it, in quotes where it needs them.
+pub(crate) fn quote_identifier(name: &str) -> String {
+    let name = c(name);
+    // SAFETY: returns the name itself or a palloc'd C string.
+    copied(unsafe { pg_sys::quote_identifier(name.as_ptr()) })
+}
+
 /// A C string datum in the current memory context.
 pub(crate) fn cstring_datum(text: &str) -> Datum {
     let text = c(text);

@@ -40,11 +40,12 @@ def constant(name, array):
     return numpy_helper.from_array(np.asarray(array), name)
 
 
-def save(name, nodes, inputs, outputs, constants=(), check=True, opsets=(("", 17),), value_info=()):
+def save(name, nodes, inputs, outputs, constants=(), check=True, opsets=(("", 17),), value_info=(), properties=None):
     graph = helper.make_graph(nodes, name, inputs, outputs, list(constants), value_info=list(value_info))
     model = helper.make_model(
         graph, ir_version=8, producer_name="pg_predict tests", opset_imports=[helper.make_opsetid(d, v) for d, v in opsets]
     )
+    helper.set_model_props(model, properties or {})
     if check:
         checker.check_model(model)
     (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
@@ -228,6 +229,78 @@ def main():
         [tensor("x", FLOAT, [N, 1])],
         [tensor("y", FLOAT, [N, 1])],
         [constant("shape", np.array([1 << 17, 1 << 17], np.int64))],
+    )
+    tensors()
+
+
+def tensors():
+    """Models of tensors.sql: shapes, batch axes, element types and kinds of output."""
+    axis = constant("axis", np.array([0], np.int64))
+    # A recurrent state: its batch is the second dimension, going in and coming out.
+    save(
+        "state",
+        [helper.make_node("Squeeze", ["h0", "axis"], ["h"]), helper.make_node("Add", ["x", "h"], ["y"]), helper.make_node("Unsqueeze", ["y", "axis"], ["hn"])],
+        [tensor("x", FLOAT, ["batch", 2]), tensor("h0", FLOAT, [1, "batch", 2])],
+        [tensor("y", FLOAT, ["batch", 2]), tensor("hn", FLOAT, [1, "batch", 2])],
+        [axis],
+    )
+    # A scalar that all rows share, and an output that has nothing to do with rows.
+    save(
+        "rate",
+        [helper.make_node("Mul", ["x", "rate"], ["y"]), helper.make_node("Identity", ["names"], ["classes"])],
+        [tensor("x", FLOAT, [N, 2]), tensor("rate", FLOAT, [])],
+        [tensor("y", FLOAT, [N, 2]), tensor("classes", FLOAT, [3])],
+        [constant("names", np.array([7, 8, 9], np.float32))],
+    )
+    # Rows of any length: twice a row, and its sum.
+    save(
+        "ragged",
+        [helper.make_node("Add", ["x", "x"], ["twice"]), helper.make_node("ReduceSum", ["x", "last"], ["total"], keepdims=0)],
+        [tensor("x", FLOAT, [N, "length"])],
+        [tensor("twice", FLOAT, [N, "length"]), tensor("total", FLOAT, [N])],
+        [constant("last", np.array([1], np.int64))],
+    )
+    # As many answers as there are numbers other than 0.
+    save("nonzero", [helper.make_node("NonZero", ["x"], ["places"])], [tensor("x", FLOAT, [2, 3])], [tensor("places", TensorProto.INT64, [2, "k"])])
+    rows = [1, 2, 1, 1, 2, 1, 1]
+    save("rank7", [helper.make_node("Neg", ["x"], ["y"])], [tensor("x", FLOAT, [N, *rows])], [tensor("y", FLOAT, [N, *rows])])
+    save(
+        "pieces",
+        [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0, keepdims=0)],
+        [tensor("x", FLOAT, [2, 2])],
+        [helper.make_tensor_sequence_value_info("parts", FLOAT, None)],
+    )
+    save(
+        "narrow",
+        [helper.make_node("Identity", ["h"], ["h2"]), helper.make_node("Cast", ["b"], ["bf"], to=FLOAT), helper.make_node("Cast", ["bf"], ["b2"], to=TensorProto.BFLOAT16), helper.make_node("Identity", ["u"], ["u2"])],
+        [tensor("h", TensorProto.FLOAT16, [N, 2]), tensor("b", TensorProto.BFLOAT16, [N, 2]), tensor("u", TensorProto.UINT64, [N, 2])],
+        [tensor("h2", TensorProto.FLOAT16, [N, 2]), tensor("b2", TensorProto.BFLOAT16, [N, 2]), tensor("u2", TensorProto.UINT64, [N, 2])],
+    )
+    # The names of the features are in the file, as LightGBM and others leave them to be kept.
+    save(
+        "told",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [tensor("x", FLOAT, [N, 3])],
+        [tensor("y", FLOAT, [N, 1])],
+        [constant("w", np.array([[1], [10], [100]], np.float32))],
+        properties={"feature_names": '["age", "income", "Debt Ratio"]'},
+    )
+    # A table of ten: a place beyond it fails the run. Single values, so that each row is one.
+    save("table", [helper.make_node("Gather", ["ten", "place"], ["y"])], [tensor("place", TensorProto.INT64, [N])], [tensor("y", FLOAT, [N])], [constant("ten", np.arange(10, dtype=np.float32) * 10)])
+    # The states of tokens: (token, position is text) of each.
+    save(
+        "tokens",
+        [
+            helper.make_node("Cast", ["input_ids"], ["ids"], to=FLOAT),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=FLOAT),
+            helper.make_node("Unsqueeze", ["ids", "last"], ["ids3"]),
+            helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+            helper.make_node("Concat", ["ids3", "mask3"], ["states"], axis=2),
+            helper.make_node("ReduceSum", ["ids", "one"], ["total"], keepdims=0),
+        ],
+        [tensor("input_ids", TensorProto.INT64, ["batch", "sequence"]), tensor("attention_mask", TensorProto.INT64, ["batch", "sequence"])],
+        [tensor("states", FLOAT, ["batch", "sequence", 2]), tensor("total", FLOAT, ["batch"])],
+        [constant("last", np.array([2], np.int64)), constant("one", np.array([1], np.int64))],
     )
 
 

@@ -37,16 +37,17 @@ SELECT count(predict.drop_model(name)) <= 1 FROM (SELECT DISTINCT name FROM pred
 SELECT attempt_model(model('unknown_operator'));
 SELECT attempt_model(model('unknown_domain'));
 SELECT attempt_model(model('future_opset'));
-SELECT attempt_model(model('half'));
 -- Weights outside the file, openly and in disguise.
 SELECT attempt_model(model('external'));
 SELECT attempt_model(model('external_climbs'));
 SELECT attempt_model(model('external_memory'));
 SELECT attempt_model(model('external_nested'));
--- No row by row: no batch axis, no input, a batch summed up.
+-- No row by row, which a model is told of: no batch axis, no input, a batch summed up. None of them is refused.
 SELECT attempt_model(model('no_batch'));
 SELECT attempt_model(model('no_input'));
 SELECT attempt_model(model('sums_batch'));
+SELECT predict_json('bad@1', ARRAY[1, 2, 3]), predict_json('bad@2', ROW()), predict_json('bad@2', ROW(7)), (predict_batch('bad@3', ARRAY[g, 10 * g]))::jsonb FROM generate_series(1, 2) g GROUP BY g ORDER BY g;
+SELECT predict.drop_model('bad');
 -- Gigabytes at load, and no end: limits of the process that tries the model end it.
 SET pg_predict.probe_memory = '1GB';
 SELECT attempt_model(model('gigabytes'));

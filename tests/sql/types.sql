@@ -32,7 +32,7 @@ BEGIN
         (SELECT string_agg(CASE WHEN e = input THEN format('%s AS %s', given, e) WHEN e = 'b' THEN 'false AS b' WHEN e = 's' THEN quote_literal('') || '::text AS s' ELSE '0 AS ' || e END, ', ')
            FROM unnest(ARRAY['f32', 'f64', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'b', 's']) e)) INTO result;
     RETURN result;
-EXCEPTION WHEN datatype_mismatch THEN RETURN '-';
+EXCEPTION WHEN datatype_mismatch THEN RETURN '-'; WHEN numeric_value_out_of_range OR invalid_parameter_value THEN RETURN '!';
 END $$;
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE DOMAIN percent AS int CHECK (VALUE BETWEEN 0 AND 100);

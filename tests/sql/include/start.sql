@@ -22,6 +22,13 @@ BEGIN ATOMIC
     SELECT f.bytes FROM test.fixture f WHERE f.name = model.name;
 END;
 
+-- The tokenizer of the model `tokens`: it knows red, green and blue.
+CREATE FUNCTION test.tokenizer() RETURNS jsonb STABLE LANGUAGE sql AS $$
+    SELECT '{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": {"type": "Lowercase"},
+             "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+             "model": {"type": "WordLevel", "vocab": {"[PAD]": 0, "[UNK]": 1, "red": 2, "green": 3, "blue": 4}, "unk_token": "[UNK]"}}'::jsonb
+$$;
+
 CREATE FUNCTION test.attempt(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     rows bigint;

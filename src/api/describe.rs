@@ -1,0 +1,119 @@
+//! `predict.describe`: what a model takes and gives, and a call of it that runs as it stands.
+
+use std::fmt::Write;
+
+use pg_predict_engine::signature::{Input, Sample};
+use pg_predict_engine::tensor::ElementType;
+use pgrx::pg_sys::Datum;
+
+use crate::error::Result;
+use crate::pg::call::{Call, pg_function};
+use crate::pg::{emit, text};
+use crate::registry;
+
+pg_function!(pg_predict_describe, pg_finfo_pg_predict_describe, describe);
+
+/// A value of an element type, as SQL writes it.
+fn value(element: ElementType, fill: u8) -> String {
+    match element {
+        ElementType::String => "'a'::text".to_owned(),
+        ElementType::Bool => (if fill == 0 { "false" } else { "true" }).to_owned(),
+        _ => format!("{fill}::{}", text::type_name(emit::scalar_type(element))),
+    }
+}
+
+/// What a row has for an input, as SQL writes it.
+fn content(input: &Input, sample: Sample) -> String {
+    let one = value(input.element, sample.fill);
+    let shape: Vec<usize> = input.shape.iter().map(|d| d.unwrap_or(sample.length)).collect();
+    if shape.iter().product::<usize>() == 1 && input.width().is_some() {
+        return one;
+    }
+    let dims: Vec<String> = if shape.len() > emit::MOST_DIMENSIONS {
+        vec![shape.iter().product::<usize>().to_string()]
+    } else {
+        shape.iter().map(ToString::to_string).collect()
+    };
+    format!("array_fill({one}, ARRAY[{}])", dims.join(", "))
+}
+
+/// The shape of an input as a comment names it.
+fn shape(input: &Input) -> String {
+    let dims: Vec<String> = input.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+    if dims.is_empty() { String::new() } else { format!("[{}]", dims.join(",")) }
+}
+
+fn describe(call: &Call) -> Result<Option<Datum>> {
+    let reference = call.text(0, "the model reference")?;
+    let resolved = registry::resolve(&reference)?;
+    let version = &resolved.version;
+    let signature = &version.signature;
+    let features = version.options.features.as_ref();
+    let texts = features.filter(|_| signature.takes_text()).map_or(1, Vec::len);
+    let slots = signature.slots(texts);
+    let sample = signature.sample.unwrap_or_default();
+
+    let mut out = String::new();
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        let _ = writeln!(out, "{text}");
+    };
+    let batch = if signature.whole {
+        "a row is one whole run".to_owned()
+    } else if version.runs_alone() {
+        "rows are run one by one, because a row's answer depends on its batch mates".to_owned()
+    } else if signature.takes_text() {
+        "texts of like length are run together".to_owned()
+    } else {
+        format!("{} rows are run together", version.batch_size())
+    };
+    line(format_args!("-- Model {}: {batch}.", version.label()));
+    let takes: Vec<String> = slots.iter().map(|i| format!("{} {}{}", i.name, i.element, shape(i))).collect();
+    line(format_args!(
+        "-- Takes of a row: {}.",
+        if takes.is_empty() { "nothing".to_owned() } else { takes.join(", ") }
+    ));
+    if let Some(features) = features.filter(|_| !signature.takes_text()) {
+        line(format_args!("-- Its features, in order: {}.", features.join(", ")));
+    }
+    let gives: Vec<String> = signature.outputs.iter().map(|o| format!("{} {}", o.name, o.describe())).collect();
+    line(format_args!("-- Gives: {}.", gives.join(", ")));
+    if signature.sample.is_none() {
+        line(format_args!("-- The values below are made up, and this model takes others: put your own."));
+    }
+    // The version as it was named, without an output.
+    let name = text::quote_literal(reference.split('/').next().unwrap_or(&reference));
+    if slots.is_empty() {
+        line(format_args!("SELECT predict_json({name}, ROW());"));
+        return Ok(Some(text::datum(&out)));
+    }
+    let (columns, values): (Vec<String>, Vec<String>) = match features {
+        Some(features) if signature.takes_text() => {
+            features.iter().map(|f| (f.clone(), "'a text to look at'::text".to_owned())).unzip()
+        }
+        Some(features) => features.iter().map(|f| (f.clone(), value(slots[0].element, sample.fill))).unzip(),
+        None if signature.takes_text() => {
+            slots.iter().map(|i| (i.name.clone(), "'a text to look at'::text".to_owned())).unzip()
+        }
+        None => slots.iter().map(|i| (i.name.clone(), content(i, sample))).unzip(),
+    };
+    let quoted = |names: &[String]| names.iter().map(|n| text::quote_identifier(n)).collect::<Vec<_>>().join(", ");
+    let outputs: Vec<String> = signature
+        .outputs
+        .iter()
+        .map(|o| format!("{} {}", text::quote_identifier(&o.name), text::type_name(emit::natural_type(o))))
+        .collect();
+    line(format_args!("SELECT p.*"));
+    line(format_args!("  FROM predictions(("));
+    line(format_args!("         SELECT predict_batch({name}, r)"));
+    line(format_args!("           FROM (VALUES ({})) AS r({})", values.join(", "), quoted(&columns)));
+    line(format_args!("       )) AS p({});", outputs.join(", ")));
+    if features.is_none()
+        && !signature.whole
+        && matches!(slots.as_slice(), [i] if i.shape.len() == 1 && i.width().is_some_and(|w| w > 1))
+    {
+        line(format_args!(
+            "-- The option \"features\" of predict.create_model() takes columns by their names instead of one array."
+        ));
+    }
+    Ok(Some(text::datum(&out)))
+}

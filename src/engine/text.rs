@@ -1,0 +1,156 @@
+//! Text to tokens: a Hugging Face tokenizer, and how texts of different length share a run.
+//!
+//! Padding is ours: a text is tokenised without, and the texts of a run are made alike when its tensors are.
+
+use std::num::NonZeroUsize;
+
+use tokenizers::{PaddingDirection, PostProcessor, Tokenizer, TruncationParams};
+
+use crate::error::{Error, Result};
+use crate::options::Options;
+
+/// Tokens of a text whose tokenizer sets no limit: what most encoders were trained with.
+const MAX_LENGTH: usize = 512;
+
+/// Names under which tokenizers know the token of padding.
+const PADDING: [&str; 4] = ["[PAD]", "<pad>", "<|padding|>", "<|endoftext|>"];
+
+/// A tokenizer, ready for use.
+pub struct Text {
+    tokenizer: Tokenizer,
+    /// The token of padding.
+    pub(crate) pad_id: u32,
+    /// The type of padding.
+    pub(crate) pad_type: u32,
+    /// Padding comes before the text.
+    pub(crate) pad_left: bool,
+}
+
+/// A tokenised text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Which.
+    pub ids: Vec<u32>,
+    /// 1 for what is text.
+    pub mask: Vec<u32>,
+    /// 0 for the first text, 1 for the second.
+    pub types: Vec<u32>,
+}
+
+impl Text {
+    /// Reads a `tokenizer.json`.
+    pub fn parse(json: &[u8], options: &Options) -> Result<Self> {
+        // Threads of its own would take the server's other cores.
+        tokenizers::utils::parallelism::set_parallelism(false);
+        let bad = |reason: String| Error::Tokenizer { reason };
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| bad(e.to_string()))?;
+        let own = tokenizer.get_truncation().cloned();
+        let max_length = options.max_length.or(own.as_ref().map(|t| t.max_length)).unwrap_or(MAX_LENGTH);
+        let added = tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        if NonZeroUsize::new(max_length.saturating_sub(added)).is_none() {
+            return Err(Error::Option {
+                key: "max_length".to_owned(),
+                reason: format!(
+                    "The tokenizer adds {added} tokens of its own to a text, so {max_length} leave no room"
+                ),
+            });
+        }
+        let truncation = TruncationParams { max_length, stride: 0, ..own.unwrap_or_default() };
+        tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(e.to_string()))?;
+        let padding = tokenizer.get_padding().cloned();
+        tokenizer.with_padding(None);
+        let known = PADDING.iter().find_map(|token| tokenizer.token_to_id(token));
+        Ok(match padding {
+            Some(p) => Self {
+                pad_id: p.pad_id,
+                pad_type: p.pad_type_id,
+                pad_left: matches!(p.direction, PaddingDirection::Left),
+                tokenizer,
+            },
+            None => Self { pad_id: known.unwrap_or(0), pad_type: 0, pad_left: false, tokenizer },
+        })
+    }
+
+    /// Tokenises a text, or a pair.
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
+        let encoding = match pair {
+            Some(pair) => self.tokenizer.encode_fast((text, pair), true),
+            None => self.tokenizer.encode_fast(text, true),
+        };
+        let encoding = encoding.map_err(|e| Error::Run { reason: e.to_string() })?;
+        Ok(Tokens {
+            ids: encoding.get_ids().to_vec(),
+            mask: encoding.get_attention_mask().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+        })
+    }
+}
+
+/// Groups rows into runs so that the longest of a run, times its rows, stays within a budget, and little is padded:
+/// rows of like length run together. No run has more than `most` rows.
+#[must_use]
+pub fn by_length(lengths: &[usize], budget: usize, most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    // Longest first: what a run needs of memory is needed first.
+    order.sort_by_key(|row| std::cmp::Reverse(lengths[*row]));
+    let mut runs: Vec<Vec<usize>> = Vec::new();
+    let mut longest = 0;
+    for row in order {
+        match runs.last_mut() {
+            Some(run) if run.len() < most && longest * (run.len() + 1) <= budget => run.push(row),
+            _ => {
+                longest = lengths[row].max(1);
+                runs.push(vec![row]);
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A tokenizer of whole words.
+    pub(crate) const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"[PAD]":3,"[UNK]":0,"a":1,"b":2},"unk_token":"[UNK]"}}"#;
+
+    #[test]
+    fn a_text_is_cut_to_its_length_and_padded_by_its_own_token() {
+        let text = Text::parse(WORDS.as_bytes(), &Options { max_length: Some(2), ..Options::default() }).unwrap();
+        assert_eq!(text.encode("a b a", None).unwrap().ids, [1, 2]);
+        assert_eq!(text.encode("", None).unwrap().ids, [0; 0]);
+        assert_eq!(text.encode("a", Some("z")).unwrap().ids, [1, 0]);
+        assert_eq!((text.pad_id, text.pad_left), (3, false));
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_refused() {
+        for json in ["", "{}", "[]", "null", r#"{"model":{"type":"Nope"}}"#, &WORDS[..WORDS.len() / 2]] {
+            assert!(
+                matches!(Text::parse(json.as_bytes(), &Options::default()), Err(Error::Tokenizer { .. })),
+                "{json}"
+            );
+        }
+        let none = Options { max_length: Some(0), ..Options::default() };
+        assert!(matches!(Text::parse(WORDS.as_bytes(), &none), Err(Error::Option { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_is_in_one_run_and_no_run_is_over_its_budget(
+            lengths in prop::collection::vec(0usize..600, 0..300), budget in 1usize..4000, most in 1usize..70,
+        ) {
+            let runs = by_length(&lengths, budget, most);
+            let mut rows: Vec<usize> = runs.iter().flatten().copied().collect();
+            rows.sort_unstable();
+            prop_assert_eq!(rows, (0..lengths.len()).collect::<Vec<_>>());
+            for run in runs {
+                let longest = run.iter().map(|r| lengths[*r]).max().unwrap_or(0);
+                prop_assert!(run.len() <= most && (run.len() == 1 || longest * run.len() <= budget));
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# ONNX's own test cases, through raw ONNX Runtime and through SQL: run.py says how.
+#
+#   tests/conformance/run.sh [PATTERN]     PATTERN: a regular expression over kind/name, as in node/test_add
+#
+# Needs pg_predict installed in the server that PG_CONFIG names. The server is a private one that is gone afterwards.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+source "$HERE/../../scripts/env.sh"
+find_postgres
+find_state
+
+"$ROOT/scripts/packages.sh" onnx
+export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
+# One of the cases folds text with the locale en_US.UTF-8; the server's locale is its own.
+"$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+    "$TARGET/venv/bin/python" "$HERE/run.py" "$TARGET/packages/onnx" "$@"
