@@ -72,6 +72,9 @@ test-tap: install generated ## tests/tap: whole servers: cancel, restart, dump, 
 bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 	@benches/run.sh
 
+examples: install ## runs the examples: sentiment, documents, images, a recommender, uploads
+	@examples/run.sh
+
 readme: install generated ## runs every SQL block of README.md against its printed output
 	@scripts/cluster.sh run target/venv/bin/python scripts/readme.py
 

@@ -5,6 +5,7 @@
 #   PG_CONFIG  the server to measure (default pg_config); pg_predict must be installed there
 #   QUICK=1    100,000 rows and 3 runs instead of 1,000,000 and 5
 #   ROWS, RUNS override either number
+#   ONLY=NAME  one workload: linear, mlp, lgbm or text
 #   BUILD=0    use target/release/pg_predict_bench as it is
 set -euo pipefail
 
@@ -22,10 +23,12 @@ library=$PG_LIB/pg_predict/libonnxruntime.so
 quick=()
 rows=1000000
 runs=5
+tweets=4200
 if [[ ${QUICK:-0} == 1 ]]; then
   quick=(--quick)
   rows=100000
   runs=3
+  tweets=400
 fi
 rows=${ROWS:-$rows}
 runs=${RUNS:-$runs}
@@ -102,8 +105,10 @@ CONF
 server pg_ctl -D "$data" -l "$data/server.log" -w start >/dev/null
 
 say "loading $rows rows"
+"$ROOT/scripts/packages.sh" minilm
+export PG_PREDICT_TWEETS=$ROOT/tests/reference/data/tweets.csv.gz
 "$PG_BIN/psql" -X -q -h "$socket" -p 5432 -U postgres -d postgres -v ON_ERROR_STOP=1 \
-  -v rows="$rows" -v sample="$sample" -f "$here/sql/setup.sql" >/dev/null
+  -v rows="$rows" -v sample="$sample" -v tweets="$tweets" -f "$here/sql/setup.sql" >/dev/null
 
 commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || true)
 if [[ -n $commit && -n $(git -C "$ROOT" status --porcelain 2>/dev/null) ]]; then
@@ -111,4 +116,4 @@ if [[ -n $commit && -n $(git -C "$ROOT" status --porcelain 2>/dev/null) ]]; then
 fi
 
 ORT_DISABLE_TELEMETRY=1 ORT_TELEMETRY_DISABLED=1 "$program" --socket "$socket" --port 5432 --library "$library" --models "$here/models" --out "$out" \
-  --runs "$runs" --commit "${commit:-unknown}" "${quick[@]}"
+  --minilm "$TARGET/packages/minilm" ${ONLY:+--only "$ONLY"} --runs "$runs" --commit "${commit:-unknown}" "${quick[@]}"

@@ -258,10 +258,11 @@ fn table(error: Error) -> Report {
                 Code::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("{what} \"{column}\" has {given}, and model \"{model}\" takes {wanted}"),
             )
-            .hint(if bytes {
-                "A bytea holds the elements as they lie in memory, little-endian."
-            } else {
-                "An array has the shape of a row, or one dimension with all its elements."
+            .hint(match (wanted.contains("any"), bytes) {
+                (true, true) => "A bytea holds the elements as they lie in memory, little-endian; the option \"shapes\" of predict.create_model() tells the dimensions that the model leaves open.",
+                (false, true) => "A bytea holds the elements as they lie in memory, little-endian.",
+                (true, false) => "An array has the shape of a row; the option \"shapes\" of predict.create_model() tells the dimensions that the model leaves open, and then one dimension with all elements will do.",
+                (false, false) => "An array has the shape of a row, or one dimension with all its elements.",
             })
         }
         Error::Outside { location, reason } => report(

@@ -27,6 +27,12 @@ SELECT id, ARRAY[a, b, c, d, e, f, g, h, i, j] AS x FROM bench_rows ORDER BY id;
 CREATE TABLE bench_sample AS
 SELECT * FROM bench_rows ORDER BY id LIMIT :sample;
 
+-- Texts that people wrote; the file is read by psql.
+CREATE TABLE bench_tweets (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text);
+CREATE TEMPORARY TABLE tweet (id integer, mean_sentiment float8, text text);
+\copy tweet FROM PROGRAM 'gzip -dc "$PG_PREDICT_TWEETS"' WITH (FORMAT csv, HEADER)
+INSERT INTO bench_tweets (text) SELECT text FROM tweet ORDER BY id LIMIT :tweets;
+
 VACUUM (ANALYZE, FREEZE) bench_rows;
 VACUUM (ANALYZE, FREEZE) bench_arrays;
 VACUUM (ANALYZE, FREEZE) bench_sample;

@@ -9,12 +9,13 @@ mod machine;
 mod raw;
 mod results;
 mod server;
+mod text;
 mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ort::environment::Environment;
 
 use contender::{Contender, RawRun, Rows, Work, contenders, forms};
@@ -25,13 +26,15 @@ use server::{Address, Server};
 use workload::{WORKLOADS, Workload};
 
 const USAGE: &str =
-    "pg_predict_bench --socket DIR --port N --library FILE --models DIR --out DIR --runs N --commit TEXT [--quick]";
+    "pg_predict_bench --socket DIR --port N --library FILE --models DIR --minilm DIR --out DIR --runs N --commit TEXT [--only WORKLOAD] [--quick]";
 
 /// What the command line says.
 struct Arguments {
     address: Address,
     library: PathBuf,
     models: PathBuf,
+    minilm: PathBuf,
+    only: Option<String>,
     out: PathBuf,
     runs: usize,
     commit: String,
@@ -74,9 +77,15 @@ fn bench() -> Result<bool> {
         },
         settings: Default::default(),
         workloads: Vec::new(),
+        text: None,
     };
-    for workload in WORKLOADS {
+    let asked = |name: &str| arguments.only.as_ref().is_none_or(|only| only == name);
+    ensure!(WORKLOADS.iter().any(|w| asked(w.name)) || asked("text"), "there is no workload of that name\n{USAGE}");
+    for workload in WORKLOADS.iter().filter(|w| asked(w.name)) {
         results.workloads.push(measure(workload, &arguments, &environment, &mut server, &matrix, rows)?);
+    }
+    if asked("text") {
+        results.text = Some(text::measure(&environment, &mut server, &arguments.minilm, arguments.runs)?);
     }
     // Last, because a backend learns the extension's settings when the library is first used.
     results.settings = server.settings()?;
@@ -219,18 +228,21 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--quick" => quick = true,
-            "--socket" | "--port" | "--library" | "--models" | "--out" | "--runs" | "--commit" => {
+            "--socket" | "--port" | "--library" | "--models" | "--minilm" | "--only" | "--out" | "--runs" | "--commit" => {
                 let value = words.next().with_context(|| format!("{word} needs a value\n{USAGE}"))?;
                 values.insert(word, value);
             }
             _ => bail!("unknown argument {word}\n{USAGE}"),
         }
     }
+    let only = values.remove("--only");
     let mut take = |name: &str| values.remove(name).with_context(|| format!("{name} is missing\n{USAGE}"));
     Ok(Arguments {
         address: Address { socket: take("--socket")?, port: take("--port")?.parse().context("--port")? },
         library: take("--library")?.into(),
         models: take("--models")?.into(),
+        minilm: take("--minilm")?.into(),
+        only,
         out: take("--out")?.into(),
         runs: take("--runs")?.parse().ok().filter(|runs| *runs > 0).context("--runs must be a positive number")?,
         commit: take("--commit")?,

@@ -139,7 +139,7 @@ impl Model {
 }
 
 /// Opens a session as the extension does.
-fn open(environment: &Environment, file: &Path) -> Result<Session> {
+pub fn open(environment: &Environment, file: &Path) -> Result<Session> {
     let builder = Session::builder(environment)?;
     let builder = builder.with_intra_threads(1).map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut builder = builder.with_intra_op_spinning(false).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -163,7 +163,12 @@ fn run_slice(session: &mut Session, output: &str, rows: &[f32], batch: usize, an
         }
         Ok(())
     };
+    without_subnormals(all)
+}
+
+/// Runs something as the extension runs a model: subnormal numbers are zero.
+pub fn without_subnormals<T>(run: impl FnOnce() -> T) -> T {
     // SAFETY: The mode is set for this thread and put back when the closure returns; in between no code depends on
-    // subnormal numbers, the rows are copied and not computed with.
-    unsafe { no_denormals::no_denormals(all) }
+    // subnormal numbers.
+    unsafe { no_denormals::no_denormals(run) }
 }

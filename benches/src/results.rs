@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::contender::Kind;
 use crate::machine::Machine;
 use crate::raw::Point;
+use crate::text::TextResults;
 
 /// Answers may differ from raw ONNX Runtime by this much, relative to the larger of 1 and the raw answer.
 pub const TOLERANCE: f64 = 1e-4;
@@ -38,6 +39,8 @@ pub struct Results {
     pub settings: BTreeMap<String, String>,
     /// One entry a workload.
     pub workloads: Vec<WorkloadResults>,
+    /// Embedding texts.
+    pub text: Option<TextResults>,
 }
 
 /// Versions of what was measured.
@@ -162,7 +165,7 @@ impl WorkloadResults {
 impl Results {
     /// Whether every form of every workload gave raw ONNX Runtime's answers.
     pub fn agree(&self) -> bool {
-        self.workloads.iter().all(|workload| workload.agreement.iter().all(|form| form.agrees))
+        self.workloads.iter().all(|workload| workload.agreement.iter().all(|form| form.agrees)) && self.text.as_ref().is_none_or(TextResults::agrees)
     }
 
     /// The results as a Markdown page.
@@ -205,6 +208,9 @@ impl Results {
         self.write_summary(p)?;
         for workload in &self.workloads {
             workload.write(p)?;
+        }
+        if let Some(text) = &self.text {
+            text.write(p)?;
         }
         writeln!(p, "\nHow to read this: benches/README.md.")?;
         Ok(page)

@@ -71,6 +71,52 @@ impl Server {
         Ok(())
     }
 
+    /// Registers a model of texts, whose vectors are pooled and normalised.
+    pub fn create_text_model(&mut self, name: &str, model: &Path, tokenizer: &Path, max_length: usize) -> Result<()> {
+        let bytes = std::fs::read(model).with_context(|| format!("could not read {}", model.display()))?;
+        let tokenizer: serde_json::Value = serde_json::from_slice(
+            &std::fs::read(tokenizer).with_context(|| format!("could not read {}", tokenizer.display()))?,
+        )?;
+        let options = serde_json::json!({ "pooling": "mean", "normalize": true, "max_length": max_length });
+        let sql = format!("SELECT predict.create_model($1, $2, '{options}', ($3::text)::jsonb)");
+        self.0.query(&sql, &[&name, &bytes, &tokenizer.to_string()]).with_context(|| format!("could not create {name}"))?;
+        Ok(())
+    }
+
+    /// Texts, in order.
+    pub fn texts(&mut self, sql: &str) -> Result<Vec<String>> {
+        self.0.query(sql, &[])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Embeds some texts, so that the session is warm.
+    pub fn embed_some(&mut self, model: &str) -> Result<()> {
+        let sql = "SELECT count(embed($1, text)) FROM (SELECT text FROM bench_tweets ORDER BY id LIMIT 50) t";
+        self.0.query(sql, &[&model])?;
+        Ok(())
+    }
+
+    /// Makes a table and gives the time of it; one that is there goes before.
+    pub fn make(&mut self, table: &str, sql: &str) -> Result<Duration> {
+        self.0.batch_execute(&format!("DROP TABLE IF EXISTS {table}"))?;
+        let started = Instant::now();
+        self.0.batch_execute(sql).with_context(|| sql.to_owned())?;
+        Ok(started.elapsed())
+    }
+
+    /// Vectors by key, from 1 on.
+    pub fn vectors(&mut self, sql: &str, expected: usize) -> Result<Vec<Vec<f32>>> {
+        let rows = self.0.query(sql, &[])?;
+        ensure!(rows.len() == expected, "{} vectors came back of {expected}", rows.len());
+        rows.iter()
+            .enumerate()
+            .map(|(place, row)| {
+                let id: i32 = row.try_get(0)?;
+                ensure!(usize::try_from(id)? == place + 1, "row {id} is in the place of row {}", place + 1);
+                Ok(row.try_get(1)?)
+            })
+            .collect()
+    }
+
     /// Counts what there is to read.
     pub fn rows(&mut self) -> Result<Rows> {
         let mut count = |table: &str| -> Result<u64> {

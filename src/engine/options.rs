@@ -1,5 +1,7 @@
 //! The options of a version: parsed strictly, checked against its signature when the version is created.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -27,6 +29,9 @@ pub struct Options {
     /// The content of inputs that are the same for every row.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub constants: Map<String, Value>,
+    /// The shape of a row by input, where the model leaves dimensions open.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<String, Vec<Option<usize>>>,
     /// A value by input, with which rows of different shapes are made alike.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub pad: Map<String, Value>,
@@ -115,12 +120,13 @@ pub const MAX_BATCH_SIZE: usize = 1 << 20;
 pub const MAX_THREADS: usize = 256;
 
 /// The options, and what their values are.
-const KEYS: [(&str, &str); 13] = [
+const KEYS: [(&str, &str); 14] = [
     ("features", "an array of column names"),
     ("on_null", "one of \"null\", \"error\", \"nan\""),
     ("on_error", "one of \"error\", \"null\""),
     ("defaults", "an object with a value for each column"),
     ("constants", "an object with a value for each input"),
+    ("shapes", "an object with an array of dimensions for each input"),
     ("pad", "an object with a value for each input"),
     ("batch", "one of \"auto\", \"none\", \"force\""),
     ("batch_size", "a whole number of rows"),
@@ -242,6 +248,15 @@ impl Options {
     /// Checks the options that name inputs, and those for text.
     fn check_inputs(&self, signature: &Signature) -> Result<()> {
         let bad = |key: &str, reason: String| Err(Error::Option { key: key.to_owned(), reason });
+        for (name, shape) in &self.shapes {
+            let Some(input) = signature.inputs.iter().find(|i| &i.name == name) else {
+                let known: Vec<&str> = signature.inputs.iter().map(|i| i.name.as_str()).collect();
+                return bad("shapes", format!("There is no input \"{name}\"; the inputs are {}", known.join(", ")));
+            };
+            if &input.shape != shape {
+                return bad("shapes", format!("A row of input \"{name}\" has shape {}", shape_text(&input.shape)));
+            }
+        }
         for (key, map) in [("constants", &self.constants), ("pad", &self.pad)] {
             for (name, value) in map {
                 let Some(input) = signature.inputs.iter().find(|i| &i.name == name) else {
@@ -295,6 +310,12 @@ impl Options {
     }
 }
 
+/// A shape as the messages write it.
+fn shape_text(shape: &[Option<usize>]) -> String {
+    let dims: Vec<String> = shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+    format!("[{}]", dims.join(", "))
+}
+
 /// The content of an input that is the same for every row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constant {
@@ -308,7 +329,7 @@ impl Constant {
     /// Reads the value of an option for an input: nested arrays, or one value that fills the input.
     pub fn parse(input: &Input, value: &Value) -> Result<Self> {
         let bad = |reason: String| Error::Option { key: "constants".to_owned(), reason };
-        let wanted: Vec<String> = input.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+        let wanted = shape_text(&input.shape);
         let (column, shape) = from_json(value, input.element).ok_or_else(|| {
             bad(format!("The value of input \"{}\" is not of type {}, or not an even array", input.name, input.element))
         })?;
@@ -319,16 +340,14 @@ impl Constant {
         }
         if !shape.is_empty() {
             return Err(bad(format!(
-                "The value of input \"{}\" has shape {shape:?}, not [{}]",
-                input.name,
-                wanted.join(", ")
+                "The value of input \"{}\" has shape {shape:?}, not {wanted}",
+                input.name
             )));
         }
         let Some(shape) = input.shape.iter().copied().collect::<Option<Vec<usize>>>() else {
             return Err(bad(format!(
-                "One value cannot fill input \"{}\", whose shape [{}] is open: give it as arrays",
-                input.name,
-                wanted.join(", ")
+                "One value cannot fill input \"{}\", whose shape {wanted} is open: give it as arrays",
+                input.name
             )));
         };
         let mut data = Column::new(input.element);

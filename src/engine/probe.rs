@@ -188,7 +188,7 @@ fn signature(request: &Request, mut content: Content) -> Result<Answer> {
         }
         // It ran, and what it gave is not one value a row: a row is a whole run.
         reason = Some(reason_of(&error));
-        make_whole(&mut signature, &declared);
+        make_whole(&mut signature, &declared, &options);
         options.check(&signature)?;
         found = Trial::find(&session, &version(&signature));
     }
@@ -307,6 +307,7 @@ fn arrange(declared: &Declared, options: &Options, text: bool) -> Result<Arrange
         if let Some(axis) = axis {
             shape.remove(axis);
         }
+        told(options, &d.name, &mut shape);
         // The names of columns say how wide an open input is.
         if let (Some(features), [None], 1, Source::Row, false) =
             (&options.features, shape.as_slice(), rows.len(), sources[i], text)
@@ -345,7 +346,8 @@ fn arrange(declared: &Declared, options: &Options, text: bool) -> Result<Arrange
         .find(|s| names_batch(s))
         .or_else(|| rows.iter().find(|i| open(i)).and_then(|i| i.symbols.first()))
         .cloned()
-        .filter(|s| !s.is_empty());
+        // Some exporters call every open dimension "?".
+        .filter(|s| s.chars().any(char::is_alphanumeric));
     let axis_of = |i: &DeclaredInput| {
         let named = batch.as_ref().and_then(|b| i.symbols.iter().position(|s| s == b));
         named.or((i.dims.first() == Some(&-1)).then_some(0))
@@ -376,14 +378,23 @@ fn arrange(declared: &Declared, options: &Options, text: bool) -> Result<Arrange
     }
 }
 
+/// Fills the open dimensions of a row that the option `shapes` tells; one that does not fit is found when the options
+/// are checked.
+fn told(options: &Options, name: &str, shape: &mut [Option<usize>]) {
+    if let Some(told) = options.shapes.get(name).filter(|told| told.len() == shape.len()) {
+        shape.iter_mut().zip(told).filter(|(d, _)| d.is_none()).for_each(|(d, told)| *d = *told);
+    }
+}
+
 /// Turns a signature into one of whole runs.
-fn make_whole(signature: &mut Signature, declared: &Declared) {
+fn make_whole(signature: &mut Signature, declared: &Declared, options: &Options) {
     signature.whole = true;
     signature.fixed_rows = None;
     signature.batch_size = UNMEASURED_BATCH_SIZE;
     for (input, d) in signature.inputs.iter_mut().zip(&declared.inputs) {
         input.axis = None;
         input.shape = d.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+        told(options, &d.name, &mut input.shape);
     }
 }
 

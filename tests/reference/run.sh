@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The reference check: every model of cases.py must give the answers of Python's ONNX Runtime, for every row, through every form.
 #
-#   tests/reference/run.sh [MODEL ...]
+#   tests/reference/run.sh [MODEL ... | tensors]     tensors: the models of texts, images and files alone
 #
 # Needs pg_predict installed in the server that PG_CONFIG names, and a Python with what tests/requirements.txt pins
 # (PYTHON, default target/venv/bin/python). The server is a private one that is gone afterwards; see scripts/cluster.sh.
@@ -26,5 +26,7 @@ if ! locale -a | grep -ix 'en_US\.utf-\?8' >/dev/null; then
 fi
 
 "$PYTHON" "$ROOT/models/recommender.py" | sed 's/^/# /'
+"$ROOT/scripts/packages.sh" minilm rapidocr
+"$PYTHON" "$ROOT/models/minilm.py" | sed 's/^/# /'
 "$PYTHON" "$HERE/oracle.py" "$REFERENCE" | sed 's/^/# /'
 "$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB -c work_mem=64MB "$HERE/score.sh" "$@"

@@ -85,6 +85,15 @@ SELECT predict_json('grid', '{{1,2,3},{4,5,6}}'::real[]) = predict_json('grid', 
 SELECT x, a FROM unnest(ARRAY['{{1,2},{3,4},{5,6}}', '{{1,2,3}}', '{1,2,3,4,5}', '{}', '{{1,2,3},{4,5,NULL}}']) WITH ORDINALITY u(x, n),
   attempt(format('SELECT predict_json(''grid'', %L::real[])', x)) a ORDER BY n;
 
+-- A shape that the model leaves open can be told.
+SELECT predict.create_model('told_shape', model('ragged'), '{"shapes": {"x": [2]}}'), predict.create_model('still_open', model('ragged'), '{"shapes": {"x": [null]}}');
+SELECT name, row_shape FROM predict.model_inputs WHERE model IN ('told_shape', 'still_open') ORDER BY model;
+SELECT predict_json('told_shape', 1, 2), predict_json('told_shape', '\x0000803f00000040'::bytea), predict_json('still_open', '{1,2,3}'::real[]);
+SELECT * FROM attempt($$SELECT predict_json('told_shape', '{1,2,3}'::real[])$$);
+SELECT o, a FROM unnest(ARRAY['{"shapes": {"y": [1]}}', '{"shapes": {"x": [1, 2]}}', '{"shapes": {"x": [-1]}}', '{"shapes": {"x": 2}}']) WITH ORDINALITY u(o, n),
+  attempt(format('SELECT predict.create_model(''no'', test.model(''ragged''), %L)', o)) a ORDER BY n;
+SELECT * FROM attempt($$SELECT predict.create_model('no', test.model('linear'), '{"shapes": {"x": [4]}}')$$);
+
 -- Names of features that the file holds.
 SELECT predict.create_model('told', model('told')), predict.create_model('named', model('told'), '{"features": ["a", "b", "c"]}');
 SELECT name, options FROM predict.models WHERE name IN ('told', 'named') ORDER BY 1;
