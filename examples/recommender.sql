@@ -15,7 +15,7 @@ CREATE TABLE ratings (user_id bigint, item_id bigint, rating real, rated_at time
 \copy ratings FROM PROGRAM 'cat "$PG_PREDICT_ROOT"/target/models/ratings.csv' WITH (FORMAT csv, HEADER)
 ANALYZE;
 
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_two_tower') m;
+SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_two_tower') m \gset
 \set model `base64 < "$PG_PREDICT_ROOT"/target/models/two_tower.onnx | tr -d '\n'`
 SELECT predict.create_model('example_two_tower', decode(:'model', 'base64'), '{"defaults": {"year": 1995}}') AS version;
 

@@ -12,7 +12,7 @@ CREATE TABLE tweets (id integer PRIMARY KEY, mean_sentiment float8, text text);
 \copy tweets FROM PROGRAM 'gzip -dc "$PG_PREDICT_ROOT"/tests/reference/data/tweets.csv.gz' WITH (FORMAT csv, HEADER)
 
 -- A model of texts is a graph and its tokenizer.
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_sentiment') m;
+SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_sentiment') m \gset
 \set model `base64 < "$PG_PREDICT_ROOT"/target/models/tweet_sentiment.onnx | tr -d '\n'`
 \set tokenizer `cat "$PG_PREDICT_ROOT"/target/packages/minilm/tokenizer.json`
 SELECT predict.create_model('example_sentiment', decode(:'model', 'base64'), '{"max_length": 64}', :'tokenizer') AS version;

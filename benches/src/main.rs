@@ -25,8 +25,7 @@ use results::{Agreement, Results, Software, TOLERANCE, Timing, WorkloadResults};
 use server::{Address, Server};
 use workload::{WORKLOADS, Workload};
 
-const USAGE: &str =
-    "pg_predict_bench --socket DIR --port N --library FILE --models DIR --minilm DIR --out DIR --runs N --commit TEXT [--only WORKLOAD] [--quick]";
+const USAGE: &str = "pg_predict_bench --socket DIR --port N --library FILE --models DIR --minilm DIR --out DIR --runs N --commit TEXT [--only WORKLOAD] [--quick]";
 
 /// What the command line says.
 struct Arguments {
@@ -228,7 +227,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--quick" => quick = true,
-            "--socket" | "--port" | "--library" | "--models" | "--minilm" | "--only" | "--out" | "--runs" | "--commit" => {
+            "--socket" | "--port" | "--library" | "--models" | "--minilm" | "--only" | "--out" | "--runs"
+            | "--commit" => {
                 let value = words.next().with_context(|| format!("{word} needs a value\n{USAGE}"))?;
                 values.insert(word, value);
             }

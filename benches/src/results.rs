@@ -165,7 +165,8 @@ impl WorkloadResults {
 impl Results {
     /// Whether every form of every workload gave raw ONNX Runtime's answers.
     pub fn agree(&self) -> bool {
-        self.workloads.iter().all(|workload| workload.agreement.iter().all(|form| form.agrees)) && self.text.as_ref().is_none_or(TextResults::agrees)
+        self.workloads.iter().all(|workload| workload.agreement.iter().all(|form| form.agrees))
+            && self.text.as_ref().is_none_or(TextResults::agrees)
     }
 
     /// The results as a Markdown page.

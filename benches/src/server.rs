@@ -79,7 +79,9 @@ impl Server {
         )?;
         let options = serde_json::json!({ "pooling": "mean", "normalize": true, "max_length": max_length });
         let sql = format!("SELECT predict.create_model($1, $2, '{options}', ($3::text)::jsonb)");
-        self.0.query(&sql, &[&name, &bytes, &tokenizer.to_string()]).with_context(|| format!("could not create {name}"))?;
+        self.0
+            .query(&sql, &[&name, &bytes, &tokenizer.to_string()])
+            .with_context(|| format!("could not create {name}"))?;
         Ok(())
     }
 

@@ -339,10 +339,7 @@ impl Constant {
             return Ok(Self { shape, data: column });
         }
         if !shape.is_empty() {
-            return Err(bad(format!(
-                "The value of input \"{}\" has shape {shape:?}, not {wanted}",
-                input.name
-            )));
+            return Err(bad(format!("The value of input \"{}\" has shape {shape:?}, not {wanted}", input.name)));
         }
         let Some(shape) = input.shape.iter().copied().collect::<Option<Vec<usize>>>() else {
             return Err(bad(format!(
@@ -359,6 +356,7 @@ impl Constant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -384,5 +382,63 @@ mod tests {
         let options = Options::parse(&value).unwrap();
         assert_eq!(serde_json::to_value(&options).unwrap(), value);
         assert_eq!(serde_json::to_value(Options::default()).unwrap(), json!({}));
+    }
+
+    /// Any JSON, with the keys and values of options among it.
+    fn json() -> impl Strategy<Value = Value> {
+        let keys = Options::names();
+        let word = prop::sample::select(vec!["x", "mean", "none", "null", "force", "cuda:1", "NaN", ""]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (0_i64..9).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            word.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            let key = prop::sample::select(keys.clone()).prop_map(str::to_owned);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((key, inner), 0..4).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn options_of_any_json_are_refused_or_mean_the_same_when_read_again(value in json()) {
+            match Options::parse(&value) {
+                Ok(options) => {
+                    let stored = serde_json::to_value(&options).unwrap();
+                    prop_assert_eq!(Options::parse(&stored).unwrap(), options);
+                }
+                Err(error) => {
+                    let named = matches!(error, Error::Option { .. });
+                    prop_assert!(named);
+                }
+            }
+        }
+
+        #[test]
+        fn nested_arrays_of_any_json_are_refused_or_have_as_many_elements_as_their_shape(value in json()) {
+            for element in ElementType::ALL {
+                if let Some((column, shape)) = from_json(&value, element) {
+                    prop_assert_eq!(column.len(), shape.iter().product::<usize>());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_elements_or_refused_whole(bytes in prop::collection::vec(any::<u8>(), 0..70)) {
+            for element in ElementType::ALL {
+                let mut column = Column::new(element);
+                if column.push_bytes(&bytes) {
+                    prop_assert_eq!(column.len() * element.size(), bytes.len());
+                } else {
+                    prop_assert_eq!(column.len(), 0);
+                }
+            }
+        }
     }
 }

@@ -152,5 +152,26 @@ mod tests {
                 prop_assert!(run.len() <= most && (run.len() == 1 || longest * run.len() <= budget));
             }
         }
+
+        #[test]
+        fn a_damaged_tokenizer_is_refused_or_takes_any_text(
+            at in 0usize..400, with in "[\\PC]{0,3}", cut in 0usize..6, text in "\\PC{0,40}", length in 1usize..5,
+        ) {
+            let places: Vec<usize> = WORDS.char_indices().map(|(i, _)| i).collect();
+            let (at, end) = (places[at % places.len()], places[(at + cut).min(places.len() - 1) % places.len()]);
+            let damaged = format!("{}{with}{}", &WORDS[..at], &WORDS[end.max(at)..]);
+            match Text::parse(damaged.as_bytes(), &Options { max_length: Some(length), ..Options::default() }) {
+                Ok(tokenizer) => {
+                    if let Ok(tokens) = tokenizer.encode(&text, None) {
+                        prop_assert!(tokens.ids.len() <= length);
+                        prop_assert_eq!(tokens.ids.len(), tokens.mask.len());
+                    }
+                }
+                Err(error) => {
+                    let told = matches!(error, Error::Tokenizer { .. } | Error::Option { .. });
+                    prop_assert!(told);
+                }
+            }
+        }
     }
 }

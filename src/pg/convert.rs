@@ -333,8 +333,10 @@ impl Binding {
                 }
                 return self.only_scalars();
             }
+            (Some(1), _) => "1 value".to_owned(),
             (Some(width), _) => format!("{width} values or one array of {width}"),
             (None, 1) if types.is_empty() => "one array".to_owned(),
+            (None, 1) => "1 value".to_owned(),
             (None, n) => format!("{n} values"),
         };
         Err(Error::Arguments { model: self.model.clone(), given: types.len(), wanted })

@@ -43,6 +43,6 @@ SELECT o, a FROM unnest(ARRAY['{"on_error": "ignore"}', '{"on_error": null}']) W
 
 -- Batch mates that matter: one by one unless forced.
 SELECT predict.create_model('alone', model('centred')), predict.create_model('forced', model('centred'), '{"batch": "force"}');
-SELECT name, batch_size FROM predict.models WHERE name IN ('alone', 'forced') ORDER BY 1;
+SELECT name, batch_size > 1 AS together FROM predict.models WHERE name IN ('alone', 'forced') ORDER BY 1;
 SET pg_predict.batch_size = 4;
 SELECT (predict_batch('alone', g::real))::real[], (predict_batch('forced', g::real))::real[] FROM generate_series(1, 4) g;

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Random calls against a private server, for a bounded time: fuzz.py says what must hold.
+#
+#   tests/fuzz/run.sh [SECONDS [SEED]]     60 seconds by default, with a new seed each time
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+source "$HERE/../../scripts/env.sh"
+find_postgres
+find_state
+
+[ $# -gt 0 ] || set -- 60
+export PYTHONDONTWRITEBYTECODE=1
+"$ROOT/scripts/cluster.sh" run bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+    "$TARGET/venv/bin/python" "$HERE/fuzz.py" "$@"
