@@ -406,6 +406,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn options_of_any_json_are_refused_or_mean_the_same_when_read_again(value in json()) {
             match Options::parse(&value) {
