@@ -64,6 +64,8 @@ const MOST_SINGLE_RUNS: f64 = 256.0;
 const WINDOW_OF_TEXTS: usize = 1024;
 /// Operators whose output is as long as the values of their input make it.
 const SHAPED_BY_DATA: [&str; 6] = ["Compress", "Loop", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"];
+/// What the outputs of a batch should not exceed, in bytes.
+const LARGEST_ANSWERS: usize = 64 << 20;
 /// How far a row's answer may move with its batch mates: ONNX's own tolerance.
 const RELATIVE: f64 = 1e-3;
 const ABSOLUTE: f64 = 1e-5;
@@ -266,17 +268,6 @@ struct Arranged {
     whole: Option<String>,
 }
 
-/// The input of the tokenizer that a name stands for, as its field calls them.
-fn token_source(name: &str) -> Option<Source> {
-    match name {
-        "input_ids" | "ids" | "tokens" => Some(Source::TokenIds),
-        "attention_mask" | "input_mask" | "mask" => Some(Source::TokenMask),
-        "token_type_ids" | "segment_ids" => Some(Source::TokenTypes),
-        "position_ids" => Some(Source::TokenPositions),
-        _ => None,
-    }
-}
-
 /// Whether the name of an open dimension says that it is the batch.
 fn names_batch(symbol: &str) -> bool {
     let symbol = symbol.to_lowercase();
@@ -289,7 +280,7 @@ fn arrange(declared: &Declared, options: &Options, text: bool) -> Result<Arrange
         if options.constants.contains_key(&input.name) {
             return Source::Constant;
         }
-        token_source(&input.name).filter(|_| text && input.dims.len() == 2).unwrap_or_default()
+        Source::of_tokens(&input.name).filter(|_| text && input.dims.len() == 2).unwrap_or_default()
     };
     let sources: Vec<Source> = declared.inputs.iter().map(source).collect();
     if text && !sources.contains(&Source::TokenIds) {
@@ -613,9 +604,10 @@ impl<'a> Trial<'a> {
                 if let Some(other) = other.filter(|o| o.len() == shape.len()) {
                     shape.iter_mut().zip(other).filter(|(a, b)| **a != Some(**b)).for_each(|(a, _)| *a = None);
                 }
-                // As long as the data has it: what the file leaves open stays so.
+                // As long as the data has it: only what the file tells and the trial confirms is the same for all rows.
                 if signature.has_operator(&SHAPED_BY_DATA) && dims.len() == shape.len() {
-                    shape.iter_mut().zip(dims).filter(|(_, d)| **d < 0).for_each(|(a, _)| *a = None);
+                    let told = |a: &Option<usize>, d: i64| usize::try_from(d).is_ok_and(|d| *a == Some(d));
+                    shape.iter_mut().zip(dims).filter(|(a, d)| !told(a, **d)).for_each(|(a, _)| *a = None);
                 }
                 if signature.whole {
                     let told = |d: usize| dims.len() == first.len() && dims[d] == first[d] as i64;
@@ -623,6 +615,11 @@ impl<'a> Trial<'a> {
                 }
                 if let Some(axis) = axis {
                     shape.remove(axis);
+                }
+                // As many tokens as the model fixes: those of a row are as many as its text has.
+                if axis == Some(0) && shape.len() == 2 && signature.takes_text() && shape[0] == signature.fixed_tokens()
+                {
+                    shape[0] = None;
                 }
                 tokens = signature.takes_text() && axis == Some(0) && shape.first() == Some(&None);
                 // A single value is a value, whichever way it is wrapped.
@@ -690,18 +687,24 @@ impl<'a> Trial<'a> {
             None if signature.takes_text() => vec![1, 16],
             None => SIZES.to_vec(),
         };
-        for rows in sizes {
+        let most = self.rows_that_fit(signature);
+        for rows in sizes.into_iter().filter(|n| *n <= most || signature.fixed_rows.is_some()) {
             let batch = self.rows(rows, 0, None);
             let mut fastest = Duration::MAX;
             for _ in 0..4 {
                 let run = Instant::now();
                 if self.work.raw(&batch, &stop).is_err() {
-                    return;
+                    // Too many for the memory that there is, it may be: what was found is good.
+                    fastest = Duration::MAX;
+                    break;
                 }
                 fastest = fastest.min(run.elapsed());
                 if started.elapsed() > TIMING_BUDGET || fastest > LONGEST_RUN {
                     break;
                 }
+            }
+            if fastest == Duration::MAX {
+                break;
             }
             let micros = fastest.as_secs_f64() * 1e6;
             let each = micros / rows as f64;
@@ -722,13 +725,34 @@ impl<'a> Trial<'a> {
         signature.batch_size = if let Some(n) = signature.fixed_rows {
             n
         } else if signature.takes_text() {
-            WINDOW_OF_TEXTS
+            WINDOW_OF_TEXTS.min(most)
         } else if alone {
-            fit.clamp(1.0, MOST_SINGLE_RUNS) as usize
+            (fit.clamp(1.0, MOST_SINGLE_RUNS) as usize).min(most)
         } else {
             // Gathering rows has a cost of its own that a few rows cannot carry.
-            rows.max((fit / 2.0).min(256.0) as usize).max(1)
+            rows.max((fit / 2.0).min(256.0) as usize).clamp(1, most)
         };
+    }
+
+    /// Rows whose outputs stay within what a batch may hold.
+    fn rows_that_fit(&self, signature: &Signature) -> usize {
+        let Some((n, answers)) = self.answers.first() else { return usize::MAX };
+        let tokens = self.session.text().map_or(1, |text| text.max_length);
+        let bytes: usize = signature
+            .outputs
+            .iter()
+            .zip(answers)
+            .map(|(output, dims)| {
+                let size = output.element().map_or(8, ElementType::size);
+                match (&output.row, output.tokens) {
+                    // One vector of the states of tokens.
+                    (OutputRow::Tensor { shape, .. }, true) => shape.iter().product::<usize>() * size,
+                    (_, true) => dims.iter().skip(2).product::<usize>().saturating_mul(size * tokens),
+                    (_, false) => dims.iter().product::<usize>().saturating_mul(size) / n.max(&1),
+                }
+            })
+            .sum();
+        (LARGEST_ANSWERS / bytes.max(1)).max(1)
     }
 }
 

@@ -125,10 +125,10 @@ impl Work {
 
     /// Runs the rows of a batch and gives their outputs in row order.
     pub fn run(&self, batch: &Batch, stop: &Stop) -> Result<Ran> {
-        let tokens = self.tokens(batch)?;
         let mut parts: Vec<Part> = Vec::new();
         let mut failed = Vec::new();
-        for rows in self.groups(batch, tokens.as_deref()) {
+        let tokens = self.tokens(batch, stop, &mut failed)?;
+        for rows in self.groups(batch, tokens.as_deref(), &failed) {
             let most = self.most().unwrap_or(rows.len()).max(1);
             let mut at = 0;
             while at < rows.len() {
@@ -143,13 +143,13 @@ impl Work {
 
     /// Runs a batch once, as it is, and gives what came: for the probe.
     pub(crate) fn raw(&self, batch: &Batch, stop: &Stop) -> Result<Vec<Got>> {
-        let tokens = self.tokens(batch)?;
+        let tokens = self.tokens(batch, stop, &mut Vec::new())?;
         let rows = Rows::Span(0, batch.rows);
         self.session.infer(&self.feeds(batch, tokens.as_deref(), &rows)?, None, stop)
     }
 
-    /// Tokenises the texts of a batch, where they are.
-    fn tokens(&self, batch: &Batch) -> Result<Option<Vec<Tokens>>> {
+    /// Tokenises the texts of a batch, where they are. A text that cannot be is a row that fails.
+    fn tokens(&self, batch: &Batch, stop: &Stop, failed: &mut Vec<(usize, String)>) -> Result<Option<Vec<Tokens>>> {
         if !self.signature().takes_text() {
             return Ok(None);
         }
@@ -165,18 +165,34 @@ impl Work {
             .filter_map(|c| if let Column::String(s) = c { Some(s) } else { None })
             .collect();
         let Some(first) = texts.first() else { return Ok(None) };
-        (0..batch.rows)
-            .map(|row| text.encode(first.get(row), texts.get(1).map(|s| s.get(row))))
-            .collect::<Result<_>>()
-            .map(Some)
+        let mut all = Vec::with_capacity(batch.rows);
+        for row in 0..batch.rows {
+            if stop.asked() {
+                return Err(Error::Run { reason: "it was asked to stop".to_owned() });
+            }
+            match text.encode(first.get(row), texts.get(1).map(|s| s.get(row))) {
+                Ok(tokens) => all.push(tokens),
+                Err(Error::Run { reason }) if self.version.options.on_error == OnError::Null => {
+                    failed.push((row, reason));
+                    all.push(Tokens::default());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(all))
     }
 
     /// Which rows run together.
-    fn groups(&self, batch: &Batch, tokens: Option<&[Tokens]>) -> Vec<Rows> {
+    fn groups(&self, batch: &Batch, tokens: Option<&[Tokens]>, failed: &[(usize, String)]) -> Vec<Rows> {
         let most = self.most().unwrap_or(batch.rows).max(1);
         if let Some(tokens) = tokens {
             let lengths: Vec<usize> = tokens.iter().map(|t| t.ids.len()).collect();
-            return by_length(&lengths, TOKEN_BUDGET, most).into_iter().map(Rows::List).collect();
+            let bad: Vec<usize> = failed.iter().map(|(row, _)| *row).collect();
+            let good = |mut run: Vec<usize>| {
+                run.retain(|row| bad.binary_search(row).is_err());
+                (!run.is_empty()).then_some(Rows::List(run))
+            };
+            return by_length(&lengths, TOKEN_BUDGET, most).into_iter().filter_map(good).collect();
         }
         let uneven: Vec<&Shapes> = batch
             .shapes
@@ -300,6 +316,12 @@ impl Work {
         Some((longest, own))
     }
 
+    /// The length that the texts of a run are padded to. A model cannot take none.
+    fn text_length(&self, tokens: &[Tokens], rows: &Rows) -> usize {
+        let longest = || rows.iter().map(|row| tokens[row].ids.len()).max().unwrap_or(0).max(1);
+        self.signature().fixed_tokens().unwrap_or_else(longest)
+    }
+
     /// The number of rows that the tensors of a run have.
     fn tensor_rows(&self, rows: &Rows) -> usize {
         self.signature().fixed_rows.unwrap_or(rows.len())
@@ -311,7 +333,7 @@ impl Work {
         let inputs = &self.signature().inputs;
         let others = inputs.iter().filter(|i| i.source == Source::Row).count();
         let mut slot = batch.columns.len().saturating_sub(others);
-        let length = tokens.map(|t| longest(t, rows)).unwrap_or_default();
+        let length = tokens.map(|t| self.text_length(t, rows)).unwrap_or_default();
         inputs
             .iter()
             .zip(self.constants.iter())
@@ -474,7 +496,7 @@ impl Work {
                 let mut shape = dims;
                 shape.remove(axis);
                 if let (true, Some(tokens), Some(text)) = (output.tokens, tokens, self.session.text())
-                    && shape.first() == Some(&longest(tokens, rows))
+                    && shape.first() == Some(&self.text_length(tokens, rows))
                 {
                     let own: Vec<(usize, usize)> = rows
                         .iter()
@@ -522,6 +544,10 @@ impl Work {
             let outputs = self.signature().outputs.iter().zip(self.wanted.iter()).filter(|(_, wanted)| **wanted);
             return outputs.map(|(output, _)| Values::none(output)).collect();
         }
+        // The common case: one run of all rows.
+        if let [(Rows::Span(..), _)] = parts.as_slice() {
+            return parts.remove(0).1;
+        }
         let mut places = vec![None; rows];
         let mut sorted = true;
         let mut last = None;
@@ -540,11 +566,6 @@ impl Work {
         let places: Vec<usize> = places.into_iter().flatten().collect();
         all.iter().map(|values| values.pick(&places)).collect()
     }
-}
-
-/// The length that the texts of a run are padded to. A model cannot take none.
-fn longest(tokens: &[Tokens], rows: &Rows) -> usize {
-    rows.iter().map(|row| tokens[row].ids.len()).max().unwrap_or(0).max(1)
 }
 
 /// The tensor of an input that is the same for every row.

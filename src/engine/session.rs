@@ -22,6 +22,7 @@ use crate::device::Device;
 use crate::error::{DeviceMissing, Error, Result};
 use crate::float::without_denormals;
 use crate::options::Options;
+use crate::signature::Source;
 use crate::tensor::{Column, ElementType, Scalar, Strings};
 use crate::text::Text;
 use crate::threads::Inside;
@@ -273,7 +274,7 @@ impl Session {
         let _inside = Inside::enter();
         let bytes = config.session_bytes.max(content.bytes());
         let Content { model, tokenizer, external } = content;
-        let text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
+        let mut text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
         let external: Vec<(String, Arc<[u8]>)> = external.into_iter().map(|(l, b)| (l, b.into())).collect();
         let mut fallback = None;
         let mut builder = match config.device {
@@ -308,6 +309,15 @@ impl Session {
                 });
             }
         };
+        // A model that fixes the number of tokens takes no longer text.
+        let ids = inner.inputs().iter().filter(|i| Source::of_tokens(i.name()).is_some());
+        let fixed = ids.filter_map(|i| i.dtype().tensor_shape()).find_map(|dims| match dims.as_ref() {
+            [_, n] if *n > 0 => usize::try_from(*n).ok(),
+            _ => None,
+        });
+        if let (Some(text), Some(most)) = (&mut text, fixed) {
+            text.limit(most)?;
+        }
         Ok(Self { inner: Mutex::new(inner), text, bytes, abandoned: AtomicUsize::new(0), fallback })
     }
 

@@ -125,6 +125,18 @@ impl Source {
         *self == Self::Row
     }
 
+    /// The input of the tokenizer that a name stands for, as its field calls them.
+    #[must_use]
+    pub(crate) fn of_tokens(name: &str) -> Option<Self> {
+        match name {
+            "input_ids" | "ids" | "tokens" => Some(Self::TokenIds),
+            "attention_mask" | "input_mask" | "mask" => Some(Self::TokenMask),
+            "token_type_ids" | "segment_ids" => Some(Self::TokenTypes),
+            "position_ids" => Some(Self::TokenPositions),
+            _ => None,
+        }
+    }
+
     /// Whether it is made of text.
     #[must_use]
     pub fn is_tokens(self) -> bool {
@@ -261,6 +273,12 @@ impl Signature {
             source: Source::Row,
         };
         if self.takes_text() { TEXTS.iter().take(texts).map(text).chain(rows).collect() } else { rows.collect() }
+    }
+
+    /// The number of tokens that the model takes, where it fixes it.
+    #[must_use]
+    pub fn fixed_tokens(&self) -> Option<usize> {
+        self.inputs.iter().filter(|i| i.source.is_tokens()).find_map(|i| i.shape.first().copied().flatten())
     }
 
     /// Whether inputs are made of text.

@@ -24,6 +24,8 @@ pub struct Text {
     pub(crate) pad_type: u32,
     /// Padding comes before the text.
     pub(crate) pad_left: bool,
+    /// The most tokens that a text has.
+    pub(crate) max_length: usize,
 }
 
 /// A tokenised text.
@@ -67,10 +69,29 @@ impl Text {
                 pad_id: p.pad_id,
                 pad_type: p.pad_type_id,
                 pad_left: matches!(p.direction, PaddingDirection::Left),
+                max_length,
                 tokenizer,
             },
-            None => Self { pad_id: known.unwrap_or(0), pad_type: 0, pad_left: false, tokenizer },
+            None => Self { pad_id: known.unwrap_or(0), pad_type: 0, pad_left: false, max_length, tokenizer },
         })
+    }
+
+    /// Cuts texts to fewer tokens, where they may have more.
+    pub(crate) fn limit(&mut self, most: usize) -> Result<()> {
+        if self.max_length <= most {
+            return Ok(());
+        }
+        let own = self.tokenizer.get_truncation().cloned().unwrap_or_default();
+        let added = self.tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        if most <= added {
+            return Err(Error::Tokenizer {
+                reason: format!("it adds {added} tokens to a text, and the model takes {most}"),
+            });
+        }
+        let cut = TruncationParams { max_length: most, ..own };
+        self.tokenizer.with_truncation(Some(cut)).map_err(|e| Error::Tokenizer { reason: e.to_string() })?;
+        self.max_length = most;
+        Ok(())
     }
 
     /// Tokenises a text, or a pair.

@@ -57,8 +57,8 @@ pub(crate) struct Site {
     pool: Rc<Pool>,
     /// A plain call has told of a bad row.
     has_warned: bool,
-    /// The model divides integers, perhaps: its runs stay off the backend's own thread.
-    may_trap: bool,
+    /// Its runs stay off the backend's own thread: the model divides integers, perhaps, or a text may be long.
+    off_thread: bool,
     context: pg_sys::MemoryContext,
 }
 
@@ -78,7 +78,7 @@ impl Site {
         let selection =
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
         let label = version.label();
-        let may_trap = signature.has_operator(&["Div", "Mod"]);
+        let off_thread = signature.has_operator(&["Div", "Mod"]) || signature.takes_text();
         let work = Work::new(session, Arc::clone(&version), wanted.into()).map_err(of_model(&label))?;
         Ok(Self {
             batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
@@ -95,7 +95,7 @@ impl Site {
             waiting: 0,
             pool: Pool::new(),
             has_warned: false,
-            may_trap,
+            off_thread,
             context,
         })
     }
@@ -226,7 +226,7 @@ impl Site {
             self.nothing()
         } else if self.version.signature.verified
             && self.version.signature.single_micros < SHORT_RUN
-            && !self.may_trap
+            && !self.off_thread
             && self.pipeline.is_free()
         {
             self.pipeline.run_here(&group.batch).map_err(of_model(&self.label))?

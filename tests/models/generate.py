@@ -287,21 +287,22 @@ def tensors():
     )
     # A table of ten: a place beyond it fails the run. Single values, so that each row is one.
     save("table", [helper.make_node("Gather", ["ten", "place"], ["y"])], [tensor("place", TensorProto.INT64, [N])], [tensor("y", FLOAT, [N])], [constant("ten", np.arange(10, dtype=np.float32) * 10)])
-    # The states of tokens: (token, position is text) of each.
-    save(
-        "tokens",
-        [
-            helper.make_node("Cast", ["input_ids"], ["ids"], to=FLOAT),
-            helper.make_node("Cast", ["attention_mask"], ["mask"], to=FLOAT),
-            helper.make_node("Unsqueeze", ["ids", "last"], ["ids3"]),
-            helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
-            helper.make_node("Concat", ["ids3", "mask3"], ["states"], axis=2),
-            helper.make_node("ReduceSum", ["ids", "one"], ["total"], keepdims=0),
-        ],
-        [tensor("input_ids", TensorProto.INT64, ["batch", "sequence"]), tensor("attention_mask", TensorProto.INT64, ["batch", "sequence"])],
-        [tensor("states", FLOAT, ["batch", "sequence", 2]), tensor("total", FLOAT, ["batch"])],
-        [constant("last", np.array([2], np.int64)), constant("one", np.array([1], np.int64))],
-    )
+    # The states of tokens: (token, position is text) of each; the same for four tokens and a batch of two.
+    for name, batch, sequence in (("tokens", "batch", "sequence"), ("tokens_fixed", 2, 4)):
+        save(
+            name,
+            [
+                helper.make_node("Cast", ["input_ids"], ["ids"], to=FLOAT),
+                helper.make_node("Cast", ["attention_mask"], ["mask"], to=FLOAT),
+                helper.make_node("Unsqueeze", ["ids", "last"], ["ids3"]),
+                helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+                helper.make_node("Concat", ["ids3", "mask3"], ["states"], axis=2),
+                helper.make_node("ReduceSum", ["ids", "one"], ["total"], keepdims=0),
+            ],
+            [tensor("input_ids", TensorProto.INT64, [batch, sequence]), tensor("attention_mask", TensorProto.INT64, [batch, sequence])],
+            [tensor("states", FLOAT, [batch, sequence, 2]), tensor("total", FLOAT, [batch])],
+            [constant("last", np.array([2], np.int64)), constant("one", np.array([1], np.int64))],
+        )
 
 
 if __name__ == "__main__":

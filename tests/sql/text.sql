@@ -32,6 +32,12 @@ SELECT p.* FROM predictions((SELECT predict_batch('pairs', b) FROM (VALUES (1, '
 SELECT predict('states/total', 'red', 'blue blue'), predict('pairs/total', 'red', 'green');
 SELECT p.* FROM predictions((SELECT predict_batch('states', b) FROM (VALUES (1, 'red', 'blue')) AS b(id, text, text_pair))) AS p(id int, total real);
 
+-- A model of four tokens and two texts, no more and no fewer: longer texts are cut, shorter ones padded, and nobody sees it.
+SELECT predict.create_model('fixed', model('tokens_fixed'), '{}', tokenizer()), predict.create_model('fixed_mean', model('tokens_fixed'), '{"pooling": "mean"}', tokenizer());
+SELECT name, row_shape FROM predict.model_outputs WHERE model IN ('fixed', 'fixed_mean') ORDER BY model, position;
+SELECT p.* FROM predictions((SELECT predict_batch('fixed', t) FROM (VALUES (1, 'red'), (2, 'green blue'), (3, 'blue blue blue blue blue blue')) t(id, text))) AS p(id int, states real[], total real);
+SELECT embed('fixed_mean', 'red'), embed('fixed_mean', 'red green');
+
 -- What goes wrong.
 SELECT * FROM attempt($$SELECT predict_batch('states', b) FROM (VALUES (1, 'red')) AS b(id, body)$$);
 SELECT * FROM attempt($$SELECT predict('states/total', 'a', 'b', 'c')$$);
