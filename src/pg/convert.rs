@@ -682,15 +682,14 @@ fn gather_features(
                 }
                 Convert::Array(array) => {
                     let dims = array.write(datum, column, on_null, model, &feature.name)?;
-                    let shape = fit(&dims, input).ok_or_else(|| Error::ArrayShape {
-                        model: model.to_owned(),
-                        column: feature.name.clone(),
-                        given: describe(dims.iter().map(|d| Some(*d))),
-                        wanted: describe(input.shape.iter().copied()),
-                        bytes: false,
-                    })?;
-                    if let Shapes::Each(each) = &mut batch.shapes[feature.input] {
-                        each.push(&shape);
+                    if !note(&dims, input, &mut batch.shapes[feature.input]) {
+                        return Err(Error::ArrayShape {
+                            model: model.to_owned(),
+                            column: feature.name.clone(),
+                            given: describe(dims.iter().map(|d| Some(*d))),
+                            wanted: describe(input.shape.iter().copied()),
+                            bytes: false,
+                        });
                     }
                     true
                 }
@@ -698,16 +697,14 @@ fn gather_features(
                     let before = column.len();
                     let content = text::varlena(datum);
                     let whole = column.push_bytes(content);
-                    let shape = whole.then(|| fit(&[column.len() - before], input)).flatten();
-                    let shape = shape.ok_or_else(|| Error::ArrayShape {
-                        model: model.to_owned(),
-                        column: feature.name.clone(),
-                        given: format!("{} bytes", content.len()),
-                        wanted: format!("{} of {}", describe(input.shape.iter().copied()), input.element),
-                        bytes: true,
-                    })?;
-                    if let Shapes::Each(each) = &mut batch.shapes[feature.input] {
-                        each.push(&shape);
+                    if !whole || !note(&[column.len() - before], input, &mut batch.shapes[feature.input]) {
+                        return Err(Error::ArrayShape {
+                            model: model.to_owned(),
+                            column: feature.name.clone(),
+                            given: format!("{} bytes", content.len()),
+                            wanted: format!("{} of {}", describe(input.shape.iter().copied()), input.element),
+                            bytes: true,
+                        });
                     }
                     true
                 }
@@ -742,6 +739,23 @@ fn gather_features(
         }
     }
     Ok(Gathered::Row)
+}
+
+/// Checks the dimensions of an array against the shape of an input's rows, and notes them where rows have their own.
+fn note(dims: &[usize], input: &Input, shapes: &mut Shapes) -> bool {
+    match shapes {
+        // The commonest: all elements of a shape that is known.
+        Shapes::Same(shape) if dims.len() == 1 => dims[0] == shape.iter().product::<usize>(),
+        Shapes::Same(shape) if dims == shape.as_slice() => true,
+        Shapes::Same(_) => fit(dims, input).is_some(),
+        Shapes::Each(each) => match fit(dims, input) {
+            Some(shape) => {
+                each.push(&shape);
+                true
+            }
+            None => false,
+        },
+    }
 }
 
 /// The shape that an array has as a row of an input: its own, dimensions of one aside; or, for an array of one dimension,
@@ -780,10 +794,32 @@ fn describe(dims: impl Iterator<Item = Option<usize>>) -> String {
     format!("shape [{}]", dims.join(", "))
 }
 
+/// The dimensions of an array: PostgreSQL's have at most MAXDIM of them (utils/array.h).
+struct Dimensions {
+    count: usize,
+    each: [usize; 6],
+}
+
+impl Dimensions {
+    fn new(count: usize, read: impl Fn(usize) -> usize) -> Self {
+        let mut each = [0; 6];
+        each.iter_mut().take(count).enumerate().for_each(|(i, d)| *d = read(i));
+        Self { count: count.min(6), each }
+    }
+}
+
+impl std::ops::Deref for Dimensions {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        &self.each[..self.count]
+    }
+}
+
 impl ArrayConvert {
     /// Writes the elements of an array and gives its dimensions.
-    fn write(&self, datum: Datum, column: &mut Column, on_null: OnNull, model: &str, name: &str) -> Result<Vec<usize>> {
-        let shape: Vec<usize>;
+    fn write(&self, datum: Datum, column: &mut Column, on_null: OnNull, model: &str, name: &str) -> Result<Dimensions> {
+        let shape: Dimensions;
         let mut datums: *mut Datum = std::ptr::null_mut();
         let mut nulls: *mut bool = std::ptr::null_mut();
         let mut n = 0;
@@ -793,7 +829,7 @@ impl ArrayConvert {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
             let has_nulls = (*array).dataoffset != 0;
             let dims = array.cast::<i32>().add(4);
-            shape = (0..(*array).ndim as usize).map(|i| *dims.add(i) as usize).collect();
+            shape = Dimensions::new((*array).ndim as usize, |i| *dims.add(i) as usize);
             let count = pg_sys::ArrayGetNItems((*array).ndim, dims) as usize;
             column.try_reserve(count)?;
             if !has_nulls {
