@@ -258,7 +258,10 @@ impl Work {
         };
         let reason = match &error {
             Error::Run { reason } => reason.clone(),
-            Error::OutputRows { .. } | Error::OutputChanged { .. } => error.to_string(),
+            Error::OutputRows { output, shape, rows } => {
+                format!("output \"{output}\" has shape {shape:?} for {rows} rows")
+            }
+            Error::OutputChanged { output, expected, got } => format!("output \"{output}\" is {got}, not {expected}"),
             _ => return Err(error),
         };
         if self.version.options.on_error != OnError::Null || stop.asked() {
