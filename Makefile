@@ -62,7 +62,7 @@ test-reference: install generated ## the models' answers against the reference a
 	@tests/reference/run.sh
 
 test-fuzz: install ## random calls against a server, for a minute
-	@tests/fuzz/run.sh
+	@tests/fuzz/run.sh 60 1
 
 conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
 	@tests/conformance/run.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Random calls against a private server, for a bounded time: fuzz.py says what must hold.
 #
-#   tests/fuzz/run.sh [SECONDS [SEED]]     60 seconds by default, with a new seed each time
+#   tests/fuzz/run.sh [SECONDS [SEED]]     60 seconds by default, with a new seed each time; make test-fuzz takes one seed always
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)

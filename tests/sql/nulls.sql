@@ -58,6 +58,9 @@ SELECT * FROM attempt('SELECT predict(''linear_error'', ARRAY[NULL, 2, 3]::real[
 SELECT * FROM attempt('SELECT predict(''linear_error'', NULL::real[])');
 SELECT predict('linear_nan', ARRAY[1, NULL, 3]), predict('linear_nan', NULL::real[]), predict('linear_nan', ARRAY[1, 2, 3]), predict('linear_nan', 1, NULL, 3);
 SELECT predict('linear', 1, NULL, 3), predict('linear_nan', NULL::int, NULL::numeric, 3);
+-- Real columns into a float32 input take a shorter way, and mean the same.
+SELECT predict('linear', 1::real, NULL::real, 3::real), predict('linear_nan', 1::real, NULL::real, 3::real);
+SELECT (predict_batch('linear', 1::real, x, 3::real ORDER BY n))::real[], (predict_batch('linear_nan', 1::real, x, 3::real ORDER BY n))::real[] FROM (VALUES (1, 2::real), (2, NULL), (3, 2)) v(n, x);
 SELECT * FROM attempt('SELECT predict(''linear_error'', 1, 2, NULL)');
 
 -- A NULL into an input that is no float has no NaN: its row is NULL.
