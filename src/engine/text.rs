@@ -4,13 +4,16 @@
 
 use std::num::NonZeroUsize;
 
-use tokenizers::{PaddingDirection, PostProcessor, Tokenizer, TruncationParams};
+use tokenizers::{PaddingDirection, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// Tokens of a text whose tokenizer sets no limit: what most encoders were trained with.
 const MAX_LENGTH: usize = 512;
+
+/// Bytes of a text up to which it is tokenised whole.
+const LONG_TEXT: usize = 64 << 10;
 
 /// Names under which tokenizers know the token of padding.
 const PADDING: [&str; 4] = ["[PAD]", "<pad>", "<|padding|>", "<|endoftext|>"];
@@ -26,6 +29,8 @@ pub struct Text {
     pub(crate) pad_left: bool,
     /// The most tokens that a text has.
     pub(crate) max_length: usize,
+    /// A text that is too long loses its end, not its beginning.
+    cuts_end: bool,
 }
 
 /// A tokenised text.
@@ -60,6 +65,7 @@ impl Text {
             });
         }
         let truncation = TruncationParams { max_length, stride: 0, ..own.unwrap_or_default() };
+        let cuts_end = matches!(truncation.direction, TruncationDirection::Right);
         tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(e.to_string()))?;
         let padding = tokenizer.get_padding().cloned();
         tokenizer.with_padding(None);
@@ -70,9 +76,10 @@ impl Text {
                 pad_type: p.pad_type_id,
                 pad_left: matches!(p.direction, PaddingDirection::Left),
                 max_length,
+                cuts_end,
                 tokenizer,
             },
-            None => Self { pad_id: known.unwrap_or(0), pad_type: 0, pad_left: false, max_length, tokenizer },
+            None => Self { pad_id: known.unwrap_or(0), pad_type: 0, pad_left: false, max_length, cuts_end, tokenizer },
         })
     }
 
@@ -94,13 +101,35 @@ impl Text {
         Ok(())
     }
 
+    /// The beginning of a text, up to the end of a word: a tokenizer needs many times the memory of its text, and of a long
+    /// one nearly all is cut off. One that is cut at its beginning is needed whole.
+    fn head<'t>(&self, text: &'t str, size: usize) -> &'t str {
+        if text.len() <= size || !self.cuts_end {
+            return text;
+        }
+        let end = text.floor_char_boundary(size);
+        let end = text[..end].rfind(char::is_whitespace).filter(|end| *end > 0).unwrap_or(end);
+        &text[..end]
+    }
+
     /// Tokenises a text, or a pair.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        let encoding = guarded(|| match pair {
-            Some(pair) => self.tokenizer.encode_fast((text, pair), true),
-            None => self.tokenizer.encode_fast(text, true),
-        });
-        let encoding = encoding.map_err(|reason| Error::Run { reason })?;
+        let mut size = LONG_TEXT;
+        let encoding = loop {
+            let (first, second) = (self.head(text, size), pair.map(|p| self.head(p, size)));
+            let encoding = guarded(|| match second {
+                Some(second) => self.tokenizer.encode_fast((first, second), true),
+                None => self.tokenizer.encode_fast(first, true),
+            });
+            let encoding = encoding.map_err(|reason| Error::Run { reason })?;
+            // What was left out is behind the cut as long as the heads have tokens enough of their own.
+            let whole = first.len() == text.len() && second.map(str::len) == pair.map(str::len);
+            let tokens: usize = encoding.get_overflowing().iter().map(|o| o.get_ids().len()).sum();
+            if whole || tokens > self.max_length {
+                break encoding;
+            }
+            size = size.saturating_mul(4);
+        };
         Ok(Tokens {
             ids: encoding.get_ids().to_vec(),
             mask: encoding.get_attention_mask().to_vec(),
@@ -155,6 +184,19 @@ mod tests {
         assert_eq!(text.encode("", None).unwrap().ids, [0; 0]);
         assert_eq!(text.encode("a", Some("z")).unwrap().ids, [1, 0]);
         assert_eq!((text.pad_id, text.pad_left), (3, false));
+    }
+
+    #[test]
+    fn the_end_of_a_long_text_changes_nothing() {
+        let options = |n| Options { max_length: Some(n), ..Options::default() };
+        let text = |n| Text::parse(WORDS.as_bytes(), &options(n)).unwrap();
+        let long = format!("{}{}{}", "a b z ".repeat(20), " ".repeat(3 * LONG_TEXT), "b a ".repeat(2 * LONG_TEXT));
+        for n in [3, 70, 5_000] {
+            let ids: Vec<u32> = long.split_whitespace().take(n).map(|w| ["z", "a", "b"].iter().position(|x| *x == w).unwrap() as u32).collect();
+            assert_eq!(text(n).encode(&long, None).unwrap().ids, ids, "{n}");
+        }
+        // A word without an end, and letters of several bytes.
+        assert_eq!(text(3).encode(&"é".repeat(LONG_TEXT), None).unwrap().ids, [0]);
     }
 
     #[test]
