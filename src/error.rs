@@ -81,6 +81,8 @@ pub(crate) enum Error {
     StaleHandle,
     /// The function was called where it cannot work.
     Context { function: &'static str, reason: &'static str },
+    /// A plan node of ours does not say what it does.
+    Plan { reason: String },
     /// The probe program is not there.
     NoProbe { path: String, reason: String },
     /// The probe took too long.
@@ -325,6 +327,9 @@ fn table(error: Error) -> Report {
             Code::ERRCODE_IO_ERROR,
             format!("could not use temporary file \"{path}\": {reason}"),
         ),
+        Error::Plan { reason } => {
+            report(Code::ERRCODE_INTERNAL_ERROR, "a plan node of pg_predict cannot be read").detail(reason)
+        }
         Error::StaleHandle => report(
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "a prediction batch handle is used outside of its query",

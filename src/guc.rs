@@ -10,6 +10,8 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 // Empty: the version knows; cpu where it says nothing.
 static DEVICE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+// Off is for finding out what the node gives.
+static ENABLE_BATCH_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 // Two pairs of buffers of 4096 rows x 1000 float32 columns are 32 MB; twice that leaves room for wide text.
 static MAX_BATCH_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 // Empty: the library that `make install` put beside this one.
@@ -44,6 +46,14 @@ pub(crate) fn define() {
         &DEVICE,
         GucContext::Userset,
         |text| text.is_empty() || text.parse::<Device>().is_ok(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_predict.enable_batch_scan",
+        c"Plans queries so that plain calls of models run in batches.",
+        c"Off runs the model once a row. A plan that is cached stays as it was made.",
+        &ENABLE_BATCH_SCAN,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_predict.max_batch_memory",
@@ -126,6 +136,11 @@ pub(crate) fn batch_size() -> Option<usize> {
 /// Where models run, where the user says so.
 pub(crate) fn device() -> Option<Device> {
     text(&DEVICE).and_then(|t| t.parse().ok())
+}
+
+/// Whether plans get BatchPredict nodes.
+pub(crate) fn enable_batch_scan() -> bool {
+    ENABLE_BATCH_SCAN.get()
 }
 
 /// Bytes that rows waiting for a batch may take.

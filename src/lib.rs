@@ -9,6 +9,7 @@ mod error;
 mod guc;
 mod pg;
 mod registry;
+mod scan;
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -24,4 +25,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::setting::quiet_backtraces();
     guc::define();
     pg::exchange::watch_transactions();
+    scan::init();
 }

@@ -97,6 +97,24 @@ impl Batch {
         }
     }
 
+    /// One of its rows, as a batch.
+    pub(crate) fn part(&self, row: usize) -> Self {
+        let shapes = |shapes: &Shapes| match shapes {
+            Shapes::Same(shape) => Shapes::Same(shape.clone()),
+            Shapes::Each(each) => {
+                let mut one = Each { rank: each.rank, ..Each::default() };
+                one.push(shapes.of(row));
+                Shapes::Each(one)
+            }
+        };
+        let columns = self.columns.iter().zip(&self.shapes);
+        Self {
+            rows: 1,
+            columns: columns.map(|(column, shapes)| column.copy(&[shapes.span(row)])).collect(),
+            shapes: self.shapes.iter().map(shapes).collect(),
+        }
+    }
+
     /// Bytes gathered.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -35,6 +35,8 @@ pub struct Work {
     pub wanted: Arc<[bool]>,
     /// The content of inputs that are the same for every row: one for each input.
     constants: Arc<[Option<Constant>]>,
+    /// Where a batch fails, its rows are run one by one up to the one that fails.
+    finds_failure: bool,
 }
 
 /// What a window of rows gave.
@@ -44,6 +46,19 @@ pub struct Ran {
     pub values: Vec<Values>,
     /// The rows that failed, in row order, with ONNX Runtime's words: where the version says that such are NULL.
     pub failed: Vec<(usize, String)>,
+    /// The row that ended the batch, and why: where that is asked for. The outputs are those of the rows before it.
+    pub broken: Option<(usize, Error)>,
+    /// Tokens of its texts, with padding and without.
+    pub tokens: Counted,
+}
+
+/// Tokens that were run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Of the texts.
+    pub own: usize,
+    /// With what makes the texts of a run alike.
+    pub padded: usize,
 }
 
 /// Rows of a window that run together.
@@ -104,7 +119,14 @@ impl Work {
                 _ => Ok(None),
             })
             .collect::<Result<_>>()?;
-        Ok(Self { session, version, wanted, constants })
+        Ok(Self { session, version, wanted, constants, finds_failure: false })
+    }
+
+    /// The same, but where a batch fails, its first row that fails by itself is found, and the rows before it are given.
+    #[must_use]
+    pub fn finding_failure(mut self) -> Self {
+        self.finds_failure = true;
+        self
     }
 
     fn signature(&self) -> &Signature {
@@ -125,20 +147,63 @@ impl Work {
 
     /// Runs the rows of a batch and gives their outputs in row order.
     pub fn run(&self, batch: &Batch, stop: &Stop) -> Result<Ran> {
-        let mut parts: Vec<Part> = Vec::new();
         let mut failed = Vec::new();
-        let tokens = self.tokens(batch, stop, &mut failed)?;
-        for rows in self.groups(batch, tokens.as_deref(), &failed) {
+        let tokens = match self.tokens(batch, stop, &mut failed) {
+            Ok(tokens) => tokens,
+            Err(error) => return self.up_to_failure(batch, stop, error),
+        };
+        let tokens = tokens.as_deref();
+        let mut parts: Vec<Part> = Vec::new();
+        for rows in self.groups(batch, tokens, &failed) {
             let most = self.most().unwrap_or(rows.len()).max(1);
             let mut at = 0;
             while at < rows.len() {
                 let n = most.min(rows.len() - at);
-                self.attempt(batch, tokens.as_deref(), rows.part(at, n), stop, &mut parts, &mut failed)?;
+                if let Err(error) = self.attempt(batch, tokens, rows.part(at, n), stop, &mut parts, &mut failed) {
+                    return self.up_to_failure(batch, stop, error);
+                }
                 at += n;
             }
         }
         failed.sort_unstable_by_key(|(row, _)| *row);
-        Ok(Ran { values: self.in_order(parts, batch.rows), failed })
+        let counted = tokens.map(|t| self.count(t, &parts)).unwrap_or_default();
+        Ok(Ran { values: self.in_order(parts, batch.rows), failed, broken: None, tokens: counted })
+    }
+
+    /// The tokens that were run.
+    fn count(&self, tokens: &[Tokens], parts: &[Part]) -> Counted {
+        let own = |rows: &Rows| rows.iter().map(|row| tokens[row].ids.len()).sum::<usize>();
+        Counted {
+            own: parts.iter().map(|(rows, _)| own(rows)).sum(),
+            padded: parts.iter().map(|(rows, _)| self.tensor_rows(rows) * self.text_length(tokens, rows)).sum(),
+        }
+    }
+
+    /// Runs the rows of a batch that failed one by one, up to the first that fails: where that is asked for, and the error is
+    /// one of a row's.
+    fn up_to_failure(&self, batch: &Batch, stop: &Stop, error: Error) -> Result<Ran> {
+        let of_row = matches!(error, Error::Run { .. } | Error::OutputRows { .. } | Error::OutputChanged { .. });
+        if !self.finds_failure || !of_row || stop.asked() {
+            return Err(error);
+        }
+        let mut parts: Vec<Part> = Vec::new();
+        let mut broken = None;
+        for row in 0..batch.rows {
+            let own = batch.part(row);
+            let ran = self
+                .tokens(&own, stop, &mut Vec::new())
+                .and_then(|tokens| self.once(&own, tokens.as_deref(), &Rows::Span(0, 1), stop));
+            match ran {
+                Ok(values) => parts.push((Rows::List(vec![row]), values)),
+                Err(_) if stop.asked() => return Err(error),
+                Err(error) => {
+                    broken = Some((row, error));
+                    break;
+                }
+            }
+        }
+        let rows = parts.len();
+        Ok(Ran { values: self.in_order(parts, rows), failed: Vec::new(), broken, tokens: Counted::default() })
     }
 
     /// Runs a batch once, as it is, and gives what came: for the probe.

@@ -356,6 +356,12 @@ impl Column {
         }
     }
 
+    /// The number at `i`; none where it is no number.
+    #[must_use]
+    pub fn number(&self, i: usize) -> Option<f64> {
+        self.scalar(i).and_then(Scalar::number)
+    }
+
     /// The value at `i`.
     #[must_use]
     pub(crate) fn scalar(&self, i: usize) -> Option<Scalar<'_>> {

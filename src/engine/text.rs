@@ -192,7 +192,11 @@ mod tests {
         let text = |n| Text::parse(WORDS.as_bytes(), &options(n)).unwrap();
         let long = format!("{}{}{}", "a b z ".repeat(20), " ".repeat(3 * LONG_TEXT), "b a ".repeat(2 * LONG_TEXT));
         for n in [3, 70, 5_000] {
-            let ids: Vec<u32> = long.split_whitespace().take(n).map(|w| ["z", "a", "b"].iter().position(|x| *x == w).unwrap() as u32).collect();
+            let ids: Vec<u32> = long
+                .split_whitespace()
+                .take(n)
+                .map(|w| ["z", "a", "b"].iter().position(|x| *x == w).unwrap() as u32)
+                .collect();
             assert_eq!(text(n).encode(&long, None).unwrap().ids, ids, "{n}");
         }
         // A word without an end, and letters of several bytes.

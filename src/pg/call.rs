@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result};
+use crate::pg::convert::Arguments;
 use crate::pg::{memory, text};
 
 /// A function call under way.
@@ -85,6 +86,15 @@ impl Call {
     pub(crate) fn argument_type(&self, i: usize) -> Oid {
         // SAFETY: reads the call's expression; 0 where there is none.
         unsafe { pg_sys::get_fn_expr_argtype((*self.fcinfo).flinfo, i as i32) }
+    }
+
+    /// The row arguments, which begin at `first`.
+    pub(crate) fn row(&self, first: usize) -> Arguments {
+        Arguments {
+            types: (first..self.arguments().len()).map(|i| self.argument_type(i)).collect(),
+            variadic: self.is_variadic(),
+            first: self.argument(first),
+        }
     }
 
     /// A state that was just made, to work on.

@@ -13,7 +13,6 @@ use pgrx::pg_sys::{self, Datum, NullableDatum, Oid};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::pg::call::Call;
 use crate::pg::{memory, text};
 
 /// Writes one value; false where it does not fit.
@@ -229,20 +228,18 @@ fn is_composite(oid: Oid) -> bool {
     oid == pg_sys::RECORDOID || unsafe { pg_sys::type_is_rowtype(oid) }
 }
 
+/// The row arguments of a call: their types as the parser resolved them, and the first row's first.
+pub(crate) struct Arguments {
+    pub(crate) types: Vec<Oid>,
+    /// VARIADIC stood before the last.
+    pub(crate) variadic: bool,
+    pub(crate) first: Option<Datum>,
+}
+
 impl Binding {
-    /// Binds a call whose row arguments begin at `first`. None while the row type is not known yet: an anonymous row
-    /// that is NULL does not tell it.
-    ///
-    /// `columns` names the columns that come back with their row, where the reader says; else those do that the model
-    /// does not take.
-    pub(crate) fn new(
-        version: &Version,
-        call: &Call,
-        first: usize,
-        columns: Option<&[String]>,
-        context: pg_sys::MemoryContext,
-    ) -> Result<Option<Self>> {
-        let mut binding = Self {
+    /// One without features.
+    fn empty(version: &Version, context: pg_sys::MemoryContext) -> Self {
+        Self {
             model: version.label(),
             on_null: version.options.on_null,
             features: Vec::new(),
@@ -253,36 +250,84 @@ impl Binding {
             varies: false,
             skip_bad: version.options.on_error == OnError::Null,
             context,
-        };
-        let types: Vec<Oid> = (first..call.arguments().len()).map(|i| call.argument_type(i)).collect();
+        }
+    }
+
+    /// Binds the arguments of a call. None while the row type is not known yet: an anonymous row that is NULL does not
+    /// tell it.
+    ///
+    /// `columns` names the columns that come back with their row, where the reader says; else those do that the model
+    /// does not take.
+    pub(crate) fn new(
+        version: &Version,
+        arguments: &Arguments,
+        columns: Option<&[String]>,
+        context: pg_sys::MemoryContext,
+    ) -> Result<Option<Self>> {
+        let mut binding = Self::empty(version, context);
+        let types = &arguments.types;
         let named = version.options.features.as_ref().filter(|_| version.signature.takes_text());
         match types.as_slice() {
             [one] if is_composite(base_type(*one)) => {
-                let (typeid, typmod) = match call.argument(first) {
+                let (typeid, typmod) = match arguments.first {
                     Some(row) => row_type(row),
                     // A NULL of an anonymous row type tells nothing.
                     None if base_type(*one) == pg_sys::RECORDOID => return Ok(None),
                     None => (base_type(*one), -1),
                 };
-                binding.bind_composite(version, typeid, typmod, columns)?;
+                let desc = memory::within(context, || {
+                    // SAFETY: a composite value names a type that the cache knows; the copy belongs to the call site.
+                    unsafe { pg_sys::lookup_rowtype_tupdesc_copy(typeid, typmod) }
+                });
+                binding.bind_composite(version, desc, columns)?;
+                if let Some(composite) = binding.composite.as_mut() {
+                    (composite.typeid, composite.typmod) = (typeid, typmod);
+                }
             }
             _ => {
                 // As many texts as there are arguments beside the other inputs.
                 let others = version.signature.slots(0).len();
                 let texts = types.len().saturating_sub(others).clamp(1, named.map_or(TEXTS.len(), Vec::len));
                 binding.inputs = version.signature.slots(texts);
-                binding.bind_values(version, &types, call.is_variadic())?;
+                binding.bind_values(version, types, arguments.variadic)?;
             }
         }
-        binding.varies = binding.inputs.iter().any(|i| i.element == ElementType::String || i.width().is_none());
-        binding.all_float4 = binding.inputs.len() == 1
-            && binding.features.iter().all(|f| match &f.convert {
+        binding.settle();
+        Ok(Some(binding))
+    }
+
+    /// Binds the columns of a row that is never put together: rows are gathered from the values of its features alone.
+    pub(crate) fn of_columns(
+        version: &Version,
+        desc: pg_sys::TupleDesc,
+        context: pg_sys::MemoryContext,
+    ) -> Result<Self> {
+        let mut binding = Self::empty(version, context);
+        binding.bind_composite(version, desc, Some(&[]))?;
+        binding.composite = None;
+        binding.settle();
+        Ok(binding)
+    }
+
+    /// Notes what is the same for every row.
+    fn settle(&mut self) {
+        self.varies = self.inputs.iter().any(|i| i.element == ElementType::String || i.width().is_none());
+        self.all_float4 = self.inputs.len() == 1
+            && self.features.iter().all(|f| match &f.convert {
                 // One function for one pair of types: its address tells the pair.
                 Convert::Scalar(w) => writer(pg_sys::FLOAT4OID, ElementType::Float32)
                     .is_some_and(|x| std::ptr::fn_addr_eq(x, *w) && f.default.is_none()),
                 _ => false,
             });
-        Ok(Some(binding))
+    }
+
+    /// Makes the values of features all that a row is gathered from, in their order, and gives where each of them is among
+    /// the arguments. A row that comes as one value stays one.
+    pub(crate) fn compact(&mut self) -> Vec<usize> {
+        if self.composite.is_some() {
+            return vec![0];
+        }
+        self.features.iter_mut().enumerate().map(|(i, f)| std::mem::replace(&mut f.source, i)).collect()
     }
 
     /// The columns that rows carry.
@@ -359,15 +404,10 @@ impl Binding {
     fn bind_composite(
         &mut self,
         version: &Version,
-        typeid: Oid,
-        typmod: i32,
+        desc: pg_sys::TupleDesc,
         wanted_back: Option<&[String]>,
     ) -> Result<()> {
         let context = self.context;
-        let desc = memory::within(context, || {
-            // SAFETY: a composite value names a type that the cache knows; the copy belongs to the call site.
-            unsafe { pg_sys::lookup_rowtype_tupdesc_copy(typeid, typmod) }
-        });
         let columns = columns(desc);
         let takes_text = version.signature.takes_text();
         let texts = match &version.options.features {
@@ -449,8 +489,8 @@ impl Binding {
             (natts, copy)
         });
         self.composite = Some(Composite {
-            typeid,
-            typmod,
+            typeid: Oid::INVALID,
+            typmod: -1,
             desc,
             values: vec![Datum::from(0); natts],
             nulls: vec![true; natts],

@@ -42,6 +42,34 @@ pub(crate) fn caller_reads_files() -> bool {
     caller_is(pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES))
 }
 
+/// Whether the caller may execute a function.
+pub(crate) fn may_execute(function: Oid) -> bool {
+    let caller = caller();
+    // SAFETY: reads the function cache.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let result = pg_sys::pg_proc_aclcheck(function, caller, pg_sys::ACL_EXECUTE);
+        #[cfg(not(feature = "pg15"))]
+        let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, function, caller, pg_sys::ACL_EXECUTE.into());
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Raises PostgreSQL's error where the caller may not execute a function.
+pub(crate) fn check_execute(function: Oid) {
+    if may_execute(function) {
+        return;
+    }
+    // SAFETY: raises, with the name of a function that exists.
+    unsafe {
+        pg_sys::aclcheck_error(
+            pg_sys::AclResult::ACLCHECK_NO_PRIV,
+            pg_sys::ObjectType::OBJECT_FUNCTION,
+            pg_sys::get_func_name(function),
+        );
+    }
+}
+
 /// Runs `work` as the owner of the registry's tables, with a search path that nobody else can write to: an operator of
 /// the caller's must not be taken for PostgreSQL's. What was in force before comes back, after an error too.
 pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {

@@ -8,21 +8,8 @@ use pgrx::pg_sys::{self, Datum, Node, NodeTag, Oid};
 
 use crate::error::Result;
 use crate::pg::call::Call;
-use crate::pg::text;
-
-/// The members of a list of pointers.
-fn members<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
-    if list.is_null() {
-        return Vec::new();
-    }
-    // SAFETY: a List has `length` cells; callers say what they point to.
-    unsafe { (0..(*list).length as usize).map(|i| (*(*list).elements.add(i)).ptr_value.cast::<T>()).collect() }
-}
-
-fn is(node: *const Node, tag: NodeTag) -> bool {
-    // SAFETY: every node begins with its tag.
-    !node.is_null() && unsafe { (*node).type_ } == tag
-}
+use crate::pg::node::{is, members};
+use crate::pg::{owner, text};
 
 /// A function of the schema `predict`.
 fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
@@ -44,20 +31,7 @@ fn is_predict_batch(aggregate: &pg_sys::Aggref, batch: Oid, predictions: Oid) ->
             && !name.is_null()
             && text::copied(name) == "predict_batch"
             && pg_sys::get_func_namespace(aggregate.aggfnoid) == pg_sys::get_func_namespace(predictions)
-            && may_execute(aggregate.aggfnoid)
-    }
-}
-
-/// Whether the caller may execute a function.
-fn may_execute(function: Oid) -> bool {
-    let caller = crate::pg::owner::caller();
-    // SAFETY: reads the function cache.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        let result = pg_sys::pg_proc_aclcheck(function, caller, pg_sys::ACL_EXECUTE);
-        #[cfg(not(feature = "pg15"))]
-        let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, function, caller, pg_sys::ACL_EXECUTE.into());
-        result == pg_sys::AclResult::ACLCHECK_OK
+            && owner::may_execute(aggregate.aggfnoid)
     }
 }
 
@@ -107,6 +81,76 @@ fn definition(root: *mut pg_sys::PlannerInfo, call: *mut pg_sys::FuncExpr) -> *m
             }
         };
         pg_sys::makeConst(pg_sys::TEXTARRAYOID, -1, pg_sys::DEFAULT_COLLATION_OID, -1, value, value.value() == 0, false)
+    }
+}
+
+/// The support function of the plain calls. That it is there loads this library when the first call is planned. A table's
+/// whole row becomes the row of its columns, so that no node of the plan puts it together only to have it taken apart.
+pub(crate) fn call_support(call: &Call) -> Result<Option<Datum>> {
+    let nothing = Ok(Some(Datum::null()));
+    let Some(request) = call.argument(0) else { return nothing };
+    let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
+    // SAFETY: the planner passes a request node; the call is copied before it is changed.
+    unsafe {
+        if !is(request.cast(), NodeTag::T_SupportRequestSimplify) || (*request).root.is_null() {
+            return nothing;
+        }
+        let query = (*(*request).root).parse;
+        let arguments = members::<Node>((*(*request).fcall).args);
+        let [_, row] = arguments[..] else { return nothing };
+        if !is(row, NodeTag::T_Var) || (*(*request).fcall).funcvariadic {
+            return nothing;
+        }
+        let row = &*row.cast::<pg_sys::Var>();
+        let number = row.varno as usize;
+        let tables = members::<pg_sys::RangeTblEntry>((*query).rtable);
+        let Some(table) = number.checked_sub(1).and_then(|i| tables.get(i).copied()) else { return nothing };
+        // A row that an outer join leaves out is NULL, not a row of NULLs; and one that is grouped by is one value.
+        let whole = row.varattno == 0 && row.varlevelsup == 0 && (*table).rtekind == pg_sys::RTEKind::RTE_RELATION;
+        if !whole
+            || !(*query).groupClause.is_null()
+            || !(*query).groupingSets.is_null()
+            || pg_sys::get_rel_type_id((*table).relid) != row.vartype
+            || may_be_left_out((*query).jointree.cast(), number, false) != Some(false)
+        {
+            return nothing;
+        }
+        let (mut names, mut fields) = (std::ptr::null_mut(), std::ptr::null_mut());
+        pg_sys::expandRTE(table, number as i32, 0, row.location, true, &raw mut names, &raw mut fields);
+        let columns = crate::pg::node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
+        (*columns).args = fields;
+        (*columns).row_typeid = row.vartype;
+        (*columns).row_format = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
+        (*columns).location = row.location;
+        let new = pg_sys::copyObjectImpl((*request).fcall.cast()).cast::<pg_sys::FuncExpr>();
+        (*new).args = crate::pg::node::list([members::<Node>((*new).args)[0], columns.cast()]);
+        Ok(Some(Datum::from(new)))
+    }
+}
+
+/// Whether an outer join may leave out the rows of a table; none where the table is not below here.
+unsafe fn may_be_left_out(node: *mut Node, number: usize, outer: bool) -> Option<bool> {
+    // SAFETY: each node is read as what its tag says it is.
+    unsafe {
+        match crate::pg::node::tag(node) {
+            NodeTag::T_RangeTblRef => {
+                ((*node.cast::<pg_sys::RangeTblRef>()).rtindex as usize == number).then_some(outer)
+            }
+            NodeTag::T_FromExpr => members::<Node>((*node.cast::<pg_sys::FromExpr>()).fromlist)
+                .into_iter()
+                .find_map(|n| may_be_left_out(n, number, outer)),
+            NodeTag::T_JoinExpr => {
+                let join = &*node.cast::<pg_sys::JoinExpr>();
+                let (left, right) = match join.jointype {
+                    pg_sys::JoinType::JOIN_INNER => (outer, outer),
+                    pg_sys::JoinType::JOIN_LEFT => (outer, true),
+                    pg_sys::JoinType::JOIN_RIGHT => (true, outer),
+                    _ => (true, true),
+                };
+                may_be_left_out(join.larg, number, left).or_else(|| may_be_left_out(join.rarg, number, right))
+            }
+            _ => None,
+        }
     }
 }
 

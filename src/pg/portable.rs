@@ -160,6 +160,7 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
         selected: portable.selected,
         element: portable.element,
         carried,
+        named: false,
         unbound: portable.unbound,
     });
     let desc = emit::carried_desc(&layout);

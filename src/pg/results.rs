@@ -30,6 +30,9 @@ pub(crate) struct Layout {
     pub(crate) element: Option<ElementKey>,
     /// The columns that came along.
     pub(crate) carried: Vec<Carried>,
+    /// The selected output was named: the others are not wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) named: bool,
     /// No row ever told its type: all are NULL, and so is whatever they carried.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unbound: bool,

@@ -8,29 +8,25 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pg_predict_engine::batch::{Batch, Values};
+use pg_predict_engine::batch::Batch;
 use pg_predict_engine::chunk::{self, Rows};
 use pg_predict_engine::options::OnNull;
-use pg_predict_engine::pipeline::Pipeline;
 use pg_predict_engine::reference::Selection;
-use pg_predict_engine::run::{Ran, Work};
+use pg_predict_engine::run::Ran;
 use pg_predict_engine::session::Session;
-use pg_predict_engine::signature::Output;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
-use crate::error::{self, Error, Result, of_model};
+use crate::error::{Error, Result, of_model};
 use crate::guc;
 use crate::pg::call::Call;
 use crate::pg::convert::{Binding, Carried};
 use crate::pg::emit;
 use crate::pg::exchange::Parcel;
 use crate::pg::results::{Faults, Layout, Results};
-use crate::pg::sessions;
+use crate::pg::runner::Runner;
 use crate::pg::spill::Pool;
 
-/// Runs that take less than this may keep the backend's own thread, in microseconds.
-const SHORT_RUN: f64 = 2000.0;
 /// Room for so many rows is made at first; it doubles.
 const FIRST_ROWS: usize = 64;
 
@@ -39,15 +35,10 @@ type Bad = Vec<(usize, String)>;
 
 /// What the rows of one call share.
 pub(crate) struct Site {
-    version: Arc<Version>,
-    label: String,
-    pipeline: Pipeline,
-    outputs: Vec<Output>,
+    runner: Runner,
     selection: Selection,
     binding: Option<Binding>,
     layout: Option<Arc<Layout>>,
-    batch_size: usize,
-    max_bytes: usize,
     /// Rows under way, and whose they are.
     under_way: Option<(Rows, Bad, Rc<RefCell<Results>>)>,
     /// Buffers to be used again.
@@ -55,10 +46,6 @@ pub(crate) struct Site {
     /// Bytes that wait in groups other than the one being filled.
     waiting: usize,
     pool: Rc<Pool>,
-    /// A plain call has told of a bad row.
-    has_warned: bool,
-    /// Its runs stay off the backend's own thread: the model divides integers, perhaps, or a text may be long.
-    off_thread: bool,
     context: pg_sys::MemoryContext,
 }
 
@@ -71,22 +58,12 @@ impl Site {
         session: Arc<Session>,
         context: pg_sys::MemoryContext,
     ) -> Result<Self> {
-        let signature = &version.signature;
-        let wanted: Vec<bool> = (0..signature.outputs.len()).map(|i| !only_selected || i == selection.output).collect();
-        let outputs: Vec<Output> =
-            signature.outputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
+        let outputs = version.signature.outputs.len();
+        let wanted: Vec<bool> = (0..outputs).map(|i| !only_selected || i == selection.output).collect();
         let selection =
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
-        let label = version.label();
-        let off_thread = signature.has_operator(&["Div", "Mod"]) || signature.takes_text();
-        let work = Work::new(session, Arc::clone(&version), wanted.into()).map_err(of_model(&label))?;
         Ok(Self {
-            batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
-            max_bytes: guc::max_batch_memory(),
-            pipeline: Pipeline::new(work).map_err(of_model(&label))?,
-            version,
-            label,
-            outputs,
+            runner: Runner::new(version, &wanted, session)?,
             selection,
             binding: None,
             layout: None,
@@ -94,8 +71,6 @@ impl Site {
             spare: Vec::new(),
             waiting: 0,
             pool: Pool::new(),
-            has_warned: false,
-            off_thread,
             context,
         })
     }
@@ -107,15 +82,7 @@ impl Site {
         }
         let carried: Vec<Carried> = self.binding.as_ref().map(|b| b.carried().to_vec()).unwrap_or_default();
         let bound = self.binding.is_some();
-        let layout = Arc::new(Layout {
-            model: self.version.model.clone(),
-            version: self.version.number,
-            outputs: self.outputs.clone(),
-            selected: self.selection.output,
-            element: self.selection.element.as_ref().map(Into::into),
-            carried,
-            unbound: !bound,
-        });
+        let layout = Arc::new(self.runner.layout(&self.selection, carried, !bound));
         // Before the first row that tells its type, the layout is not final.
         if bound {
             self.layout = Some(Arc::clone(&layout));
@@ -127,7 +94,7 @@ impl Site {
     /// the reader is known.
     pub(crate) fn bind(&mut self, call: &Call, first: usize, columns: Option<&[String]>) -> Result<bool> {
         if self.binding.is_none() {
-            self.binding = Binding::new(&self.version, call, first, columns, self.context)?;
+            self.binding = Binding::new(&self.runner.version, &call.row(first), columns, self.context)?;
         }
         Ok(self.binding.is_some())
     }
@@ -143,7 +110,7 @@ impl Site {
             }
             bad.sort_unstable_by_key(|(row, _)| *row);
         }
-        Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.label))?, bad))
+        Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.label))?, bad))
     }
 
     /// Puts a chunk of results where it belongs.
@@ -169,12 +136,11 @@ impl Site {
     /// Waits for the batch under way, if there is one, and keeps its results.
     pub(crate) fn collect(&mut self, call: &Call) -> Result<()> {
         let Some((mut rows, bad, results)) = self.under_way.take() else { return Ok(()) };
-        let mut done = sessions::collect(&mut self.pipeline, &self.label)?;
-        let ran = done.result.map_err(of_model(&self.label))?;
+        let (mut batch, ran, _) = self.runner.collect()?;
         self.finish(&mut rows, bad, &ran, &results, call)?;
         rows.clear();
-        done.batch.clear();
-        self.spare.push((done.batch, rows));
+        batch.clear();
+        self.spare.push((batch, rows));
         Ok(())
     }
 
@@ -192,7 +158,7 @@ impl Site {
         let bad = std::mem::take(&mut group.bad);
         if group.batch.rows == 0 {
             // All of them are NULL: there is nothing to run.
-            let nothing = self.nothing();
+            let nothing = self.runner.nothing();
             self.finish(&mut group.rows, bad, &nothing, &results, call)?;
             group.rows.clear();
             group.batch.clear();
@@ -207,7 +173,7 @@ impl Site {
         let full = std::mem::replace(&mut group.batch, batch);
         let rows = std::mem::replace(&mut group.rows, rows);
         group.room = 0;
-        self.pipeline.submit(full).map_err(of_model(&self.label))?;
+        self.runner.submit(full)?;
         self.under_way = Some((rows, bad, results));
         if !guc::pipeline() {
             self.collect(call)?;
@@ -215,35 +181,21 @@ impl Site {
         Ok(())
     }
 
-    /// What a batch without rows to run gives.
-    fn nothing(&self) -> Ran {
-        Ran { values: self.outputs.iter().map(Values::none).collect(), failed: Vec::new() }
-    }
-
     /// Runs a batch at once and returns its encoded results: for plain calls.
     pub(crate) fn run_now(&mut self, group: &mut Group) -> Result<Vec<u8>> {
         let ran = if group.batch.rows == 0 {
-            self.nothing()
-        } else if self.version.signature.verified
-            && self.version.signature.single_micros < SHORT_RUN
-            && !self.off_thread
-            && self.pipeline.is_free()
-        {
-            self.pipeline.run_here(&group.batch).map_err(of_model(&self.label))?
+            self.runner.nothing()
+        } else if self.runner.is_short(1) {
+            self.runner.run_here(&group.batch)?
         } else {
-            self.pipeline.submit(std::mem::take(&mut group.batch)).map_err(of_model(&self.label))?;
-            let done = sessions::collect(&mut self.pipeline, &self.label)?;
-            group.batch = done.batch;
-            done.result.map_err(of_model(&self.label))?
+            self.runner.submit(std::mem::take(&mut group.batch))?;
+            let (batch, ran, _) = self.runner.collect()?;
+            group.batch = batch;
+            ran
         };
         let (chunk, bad) = self.encode(&mut group.rows, std::mem::take(&mut group.bad), &ran)?;
-        if let Some((_, reason)) = bad.first().filter(|_| !self.has_warned) {
-            self.has_warned = true;
-            error::warn(
-                &format!("a row could not be run with model \"{}\", and its prediction is NULL", self.label),
-                reason,
-                "Further such rows of this call are NULL too and are not told of; predict_batch() counts them.",
-            );
+        if let Some((_, reason)) = bad.first() {
+            self.runner.warn_once(reason);
         }
         group.batch.clear();
         group.rows.clear();
@@ -318,8 +270,8 @@ impl Group {
         let mut site = site.borrow_mut();
         if !self.bound {
             if !site.bind(call, first, columns)? {
-                if site.version.options.on_null == OnNull::Error {
-                    return Err(Error::NullRow { model: site.label.clone() });
+                if site.runner.version.options.on_null == OnNull::Error {
+                    return Err(Error::NullRow { model: site.runner.label.clone() });
                 }
                 self.unbound += 1;
                 return Ok(());
@@ -332,7 +284,7 @@ impl Group {
                 }
             }
         }
-        let (limit, max_bytes, waiting) = (site.batch_size, site.max_bytes, site.waiting);
+        let (limit, max_bytes, waiting) = (site.runner.batch_size, site.runner.max_bytes, site.waiting);
         let Some(binding) = site.binding.as_mut() else { return Ok(()) };
         if self.batch.rows >= self.room {
             let fit = max_bytes / Binding::row_bytes(&self.batch).max(1);
@@ -367,8 +319,8 @@ impl Group {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
         if !site.bind(call, first, Some(&[]))? {
-            if site.version.options.on_null == OnNull::Error {
-                return Err(Error::NullRow { model: site.label.clone() });
+            if site.runner.version.options.on_null == OnNull::Error {
+                return Err(Error::NullRow { model: site.runner.label.clone() });
             }
             // An anonymous row that is NULL: nothing is known of it but that.
             self.rows.ran.push(false);

@@ -1,0 +1,140 @@
+//! What runs the batches of one model for a query: its session, its inference thread, and the bounds of a batch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pg_predict_engine::batch::{Batch, Values};
+use pg_predict_engine::pipeline::Pipeline;
+use pg_predict_engine::reference::Selection;
+use pg_predict_engine::run::{Ran, Work};
+use pg_predict_engine::session::Session;
+use pg_predict_engine::signature::Output;
+use pg_predict_engine::version::Version;
+
+use crate::error::{self, Result, of_model};
+use crate::guc;
+use crate::pg::convert::Carried;
+use crate::pg::results::Layout;
+use crate::pg::sessions;
+
+/// Runs that take less than this may keep the backend's own thread, in microseconds.
+const SHORT_RUN: f64 = 2000.0;
+
+/// Runs the batches of a version.
+pub(crate) struct Runner {
+    pub(crate) version: Arc<Version>,
+    /// The name that messages use.
+    pub(crate) label: String,
+    /// The outputs that are kept.
+    pub(crate) outputs: Vec<Output>,
+    /// Rows of a batch.
+    pub(crate) batch_size: usize,
+    /// Bytes of a batch.
+    pub(crate) max_bytes: usize,
+    pipeline: Pipeline,
+    /// Its runs stay off the backend's own thread: the model divides integers, perhaps, or a text may be long.
+    off_thread: bool,
+    /// A bad row has been told of.
+    has_warned: bool,
+}
+
+impl Runner {
+    /// One that keeps the outputs that are wanted.
+    pub(crate) fn new(version: Arc<Version>, wanted: &[bool], session: Arc<Session>) -> Result<Self> {
+        Self::with(version, wanted, session, |work| work)
+    }
+
+    /// The same, but where a batch fails, the rows before the first that fails by itself are given, and that row.
+    pub(crate) fn finding_failure(version: Arc<Version>, wanted: &[bool], session: Arc<Session>) -> Result<Self> {
+        Self::with(version, wanted, session, Work::finding_failure)
+    }
+
+    fn with(
+        version: Arc<Version>,
+        wanted: &[bool],
+        session: Arc<Session>,
+        adapt: impl FnOnce(Work) -> Work,
+    ) -> Result<Self> {
+        let signature = &version.signature;
+        let outputs = signature.outputs.iter().zip(wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
+        let label = version.label();
+        let off_thread = signature.has_operator(&["Div", "Mod"]) || signature.takes_text();
+        let work = Work::new(session, Arc::clone(&version), wanted.into()).map_err(of_model(&label))?;
+        Ok(Self {
+            outputs,
+            batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
+            max_bytes: guc::max_batch_memory(),
+            pipeline: Pipeline::new(adapt(work)).map_err(of_model(&label))?,
+            version,
+            label,
+            off_thread,
+            has_warned: false,
+        })
+    }
+
+    /// What results of it consist of. The selection's output is a place among those that are kept.
+    pub(crate) fn layout(&self, selection: &Selection, carried: Vec<Carried>, unbound: bool) -> Layout {
+        Layout {
+            model: self.version.model.clone(),
+            version: self.version.number,
+            outputs: self.outputs.clone(),
+            selected: selection.output,
+            element: selection.element.as_ref().map(Into::into),
+            carried,
+            named: false,
+            unbound,
+        }
+    }
+
+    /// What a batch without rows to run gives.
+    pub(crate) fn nothing(&self) -> Ran {
+        let values = self.outputs.iter().map(Values::none).collect();
+        Ran { values, failed: Vec::new(), broken: None, tokens: Default::default() }
+    }
+
+    /// Whether so many rows may be run on the backend's own thread: they take no time worth another.
+    pub(crate) fn is_short(&self, rows: usize) -> bool {
+        let signature = &self.version.signature;
+        let micros = signature.single_micros.max(signature.row_micros * rows as f64);
+        signature.verified && micros < SHORT_RUN && !self.off_thread && self.pipeline.is_free()
+    }
+
+    /// Runs a batch on the backend's own thread.
+    pub(crate) fn run_here(&self, batch: &Batch) -> Result<Ran> {
+        self.pipeline.run_here(batch).map_err(of_model(&self.label))
+    }
+
+    /// Sends a batch on its way. The one before must have been collected.
+    pub(crate) fn submit(&mut self, batch: Batch) -> Result<()> {
+        self.pipeline.submit(batch).map_err(of_model(&self.label))
+    }
+
+    /// Waits for the batch under way: gives it back with its results, and how long it was waited for and ran.
+    pub(crate) fn collect(&mut self) -> Result<(Batch, Ran, Took)> {
+        let started = Instant::now();
+        let done = sessions::collect(&mut self.pipeline, &self.label)?;
+        let took = Took { run: done.took, wait: started.elapsed() };
+        Ok((done.batch, done.result.map_err(of_model(&self.label))?, took))
+    }
+
+    /// Warns of a bad row that is NULL: of the first only.
+    pub(crate) fn warn_once(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.has_warned, true) {
+            return;
+        }
+        error::warn(
+            &format!("a row could not be run with model \"{}\", and its prediction is NULL", self.label),
+            reason,
+            "Further such rows of this call are NULL too and are not told of; predict_batch() counts them.",
+        );
+    }
+}
+
+/// Times of a batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Took {
+    /// In the model.
+    pub(crate) run: Duration,
+    /// The query stood still for it.
+    pub(crate) wait: Duration,
+}

@@ -1,0 +1,399 @@
+//! Which calls in an expression are plain calls of a model, and under what condition PostgreSQL would evaluate each.
+//!
+//! A call may go into a batch when it is evaluated for every row, or exactly for the rows for which a condition holds that
+//! can be asked beforehand: the arm of a CASE, what comes after an AND, an OR or inside COALESCE, the argument of an
+//! aggregate with FILTER. Every other call stays where it is, with a reason.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{self, Node, NodeTag, Oid};
+
+use crate::pg::form::Form;
+use crate::pg::node::{self, is, members};
+use crate::pg::text;
+
+/// The language C (catalog/pg_language.dat).
+const C_LANGUAGE: u32 = 13;
+
+thread_local! {
+    /// Functions that were looked at; emptied when any function changes.
+    static FORMS: RefCell<HashMap<u32, Option<Form>>> = RefCell::default();
+}
+
+/// Forgets what functions are.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn forget(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    FORMS.with_borrow_mut(HashMap::clear);
+}
+
+/// Watches functions change. Once a process.
+pub(super) fn watch() {
+    // SAFETY: registers a function that stays where it is.
+    unsafe {
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::PROCOID as i32,
+            Some(forget),
+            pg_sys::Datum::from(0),
+        );
+    }
+}
+
+/// The form of the call that a function makes; none where it is not one of ours. Told by the C function behind it, whatever
+/// its name and schema.
+fn form_of_function(function: Oid) -> Option<Form> {
+    if function.to_u32() < pg_sys::FirstNormalObjectId {
+        return None;
+    }
+    if let Some(known) = FORMS.with_borrow(|f| f.get(&function.to_u32()).copied()) {
+        return known;
+    }
+    // SAFETY: reads the function cache; the values are copied before the entry is released.
+    let form = unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, function.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let language = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).prolang;
+        let attribute = |number: u32| {
+            let mut null = false;
+            let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
+            let datum = pg_sys::SysCacheGetAttr(cache, tuple, number as i16, &raw mut null);
+            (!null).then(|| text::text(datum).map(std::borrow::Cow::into_owned).unwrap_or_default())
+        };
+        let of_c = language.to_u32() == C_LANGUAGE;
+        let library = attribute(pg_sys::Anum_pg_proc_probin).filter(|_| of_c);
+        let symbol = attribute(pg_sys::Anum_pg_proc_prosrc).filter(|_| of_c);
+        pg_sys::ReleaseSysCache(tuple);
+        let ours =
+            library.is_some_and(|l| l.rsplit('/').next().is_some_and(|l| l.trim_end_matches(".so") == "pg_predict"));
+        symbol.filter(|_| ours).and_then(|s| Form::of_symbol(&s))
+    };
+    FORMS.with_borrow_mut(|f| f.insert(function.to_u32(), form));
+    form
+}
+
+/// The form of a node that is a plain call.
+pub(super) fn form(node: *const Node) -> Option<Form> {
+    if !is(node, NodeTag::T_FuncExpr) {
+        return None;
+    }
+    // SAFETY: the tag says what it is.
+    let call = unsafe { &*node.cast::<pg_sys::FuncExpr>() };
+    form_of_function(call.funcid)
+}
+
+/// Whether there is a plain call anywhere in an expression or a list of them.
+pub(super) fn any(node: *mut Node) -> bool {
+    node::contains(node, &mut |n| form(n).is_some())
+}
+
+/// Whether a volatile function is anywhere in an expression or a list of them.
+pub(super) fn is_volatile(node: *mut Node) -> bool {
+    // SAFETY: walks an expression.
+    !node.is_null() && unsafe { pg_sys::contain_volatile_functions(node) }
+}
+
+/// A call that can go into a batch, and when it is evaluated: always, where there is no condition.
+pub(super) struct Found {
+    pub(super) call: *mut pg_sys::FuncExpr,
+    pub(super) form: Form,
+    pub(super) guard: *mut Node,
+}
+
+/// A call that stays where it is.
+pub(super) struct Left {
+    pub(super) call: *mut pg_sys::FuncExpr,
+    pub(super) reason: &'static str,
+}
+
+/// What is inside of expressions of one plan node.
+#[derive(Default)]
+pub(super) struct Calls {
+    pub(super) found: Vec<Found>,
+    pub(super) left: Vec<Left>,
+    /// Calls that wait for others: arguments of theirs, or conditions, are calls themselves.
+    pub(super) later: bool,
+    /// Look into the arguments of aggregates and window functions, and nowhere else.
+    inside_aggregates: bool,
+    /// A sub-select somewhere in the statement calls a volatile function.
+    volatile_subplans: bool,
+    /// Parameters that a sub-select sets while it is evaluated.
+    own_parameters: Vec<i32>,
+}
+
+impl Calls {
+    /// A look at the calls of a node's expressions that are not arguments of its aggregates.
+    pub(super) fn outside(volatile_subplans: bool) -> Self {
+        Self { volatile_subplans, ..Self::default() }
+    }
+
+    /// A look at the arguments of a node's aggregates and window functions.
+    pub(super) fn inside(volatile_subplans: bool) -> Self {
+        Self { volatile_subplans, inside_aggregates: true, ..Self::default() }
+    }
+
+    /// Looks at a list of expressions, or of target entries.
+    pub(super) fn list(&mut self, list: *mut pg_sys::List) {
+        for node in members::<Node>(list) {
+            self.look(node, std::ptr::null_mut());
+        }
+    }
+
+    fn all(&mut self, list: *mut pg_sys::List, guard: *mut Node) {
+        for node in members::<Node>(list) {
+            self.look(node, guard);
+        }
+    }
+
+    fn leave(&mut self, node: *mut Node, reason: &'static str) {
+        node::contains(node, &mut |n| {
+            if form(n).is_some() {
+                self.left.push(Left { call: n.cast(), reason });
+            }
+            false
+        });
+    }
+
+    fn call(&mut self, call: *mut pg_sys::FuncExpr, form: Form, guard: *mut Node) {
+        // SAFETY: a FuncExpr by its tag.
+        let arguments = unsafe { (*call).args };
+        if any(arguments.cast()) {
+            self.later = true;
+            self.all(arguments, guard);
+            return;
+        }
+        let has_subplan = |node: *mut Node| node::contains(node, &mut |n| is(n, NodeTag::T_SubPlan));
+        let of_place = |n: *mut Node| match node::tag(n) {
+            NodeTag::T_CaseTestExpr | NodeTag::T_CoerceToDomainValue => true,
+            NodeTag::T_Param => {
+                // SAFETY: a Param by its tag.
+                let parameter = unsafe { &*n.cast::<pg_sys::Param>() };
+                parameter.paramkind == pg_sys::ParamKind::PARAM_EXEC && self.own_parameters.contains(&parameter.paramid)
+            }
+            _ => false,
+        };
+        let reason = if is_volatile(arguments.cast()) || (self.volatile_subplans && has_subplan(arguments.cast())) {
+            "volatile argument"
+        } else if node::contains(arguments.cast(), &mut |n| of_place(n)) {
+            "argument known only where it is evaluated"
+        } else if is_volatile(guard) {
+            "volatile condition"
+        } else if has_subplan(guard) {
+            "condition with a subquery"
+        } else if any(guard) {
+            self.later = true;
+            return;
+        } else {
+            self.found.push(Found { call, form, guard });
+            return;
+        };
+        self.left.push(Left { call, reason });
+    }
+
+    /// Looks at an expression that is evaluated when `guard` holds.
+    fn look(&mut self, node: *mut Node, guard: *mut Node) {
+        if node.is_null() {
+            return;
+        }
+        if self.inside_aggregates {
+            return self.look_for_aggregates(node);
+        }
+        if let Some(form) = form(node) {
+            return self.call(node.cast(), form, guard);
+        }
+        if !any(node) {
+            return;
+        }
+        // SAFETY: each node is read as what its tag says it is.
+        unsafe {
+            match (*node).type_ {
+                NodeTag::T_List => self.all(node.cast(), guard),
+                NodeTag::T_TargetEntry => self.look((*node.cast::<pg_sys::TargetEntry>()).expr.cast(), guard),
+                // A set-returning one stands in a ProjectSet, which evaluates its arguments for every row.
+                NodeTag::T_FuncExpr => self.all((*node.cast::<pg_sys::FuncExpr>()).args, guard),
+                NodeTag::T_OpExpr | NodeTag::T_DistinctExpr | NodeTag::T_NullIfExpr => {
+                    self.all((*node.cast::<pg_sys::OpExpr>()).args, guard);
+                }
+                NodeTag::T_ScalarArrayOpExpr => self.all((*node.cast::<pg_sys::ScalarArrayOpExpr>()).args, guard),
+                NodeTag::T_RelabelType => self.look((*node.cast::<pg_sys::RelabelType>()).arg.cast(), guard),
+                NodeTag::T_CoerceViaIO => self.look((*node.cast::<pg_sys::CoerceViaIO>()).arg.cast(), guard),
+                NodeTag::T_ArrayCoerceExpr => self.look((*node.cast::<pg_sys::ArrayCoerceExpr>()).arg.cast(), guard),
+                NodeTag::T_CoerceToDomain => self.look((*node.cast::<pg_sys::CoerceToDomain>()).arg.cast(), guard),
+                NodeTag::T_ConvertRowtypeExpr => {
+                    self.look((*node.cast::<pg_sys::ConvertRowtypeExpr>()).arg.cast(), guard);
+                }
+                NodeTag::T_CollateExpr => self.look((*node.cast::<pg_sys::CollateExpr>()).arg.cast(), guard),
+                NodeTag::T_FieldSelect => self.look((*node.cast::<pg_sys::FieldSelect>()).arg.cast(), guard),
+                NodeTag::T_NullTest => self.look((*node.cast::<pg_sys::NullTest>()).arg.cast(), guard),
+                NodeTag::T_BooleanTest => self.look((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), guard),
+                NodeTag::T_ArrayExpr => self.all((*node.cast::<pg_sys::ArrayExpr>()).elements, guard),
+                NodeTag::T_RowExpr => self.all((*node.cast::<pg_sys::RowExpr>()).args, guard),
+                NodeTag::T_MinMaxExpr => self.all((*node.cast::<pg_sys::MinMaxExpr>()).args, guard),
+                NodeTag::T_SubscriptingRef => self.subscripts(node.cast(), guard),
+                NodeTag::T_BoolExpr => self.boolean(node.cast(), guard),
+                NodeTag::T_CaseExpr => self.case(node.cast(), guard),
+                NodeTag::T_CoalesceExpr => self.coalesce(node.cast(), guard),
+                NodeTag::T_SubPlan => self.subplan(node.cast(), guard),
+                // They are looked into by themselves, since they are evaluated elsewhere.
+                NodeTag::T_Aggref | NodeTag::T_WindowFunc => {}
+                _ => self.leave(node, "place whose evaluation depends on values"),
+            }
+        }
+    }
+
+    /// The array itself is evaluated first; subscripts only where it is not NULL.
+    unsafe fn subscripts(&mut self, node: *mut pg_sys::SubscriptingRef, guard: *mut Node) {
+        // SAFETY: the caller read its tag.
+        unsafe {
+            self.look((*node).refexpr.cast(), guard);
+            self.leave((*node).refupperindexpr.cast(), "subscript");
+            self.leave((*node).reflowerindexpr.cast(), "subscript");
+            self.leave((*node).refassgnexpr.cast(), "subscript");
+        }
+    }
+
+    /// AND goes on while nothing is false, OR while nothing is true.
+    unsafe fn boolean(&mut self, node: *mut pg_sys::BoolExpr, guard: *mut Node) {
+        // SAFETY: the caller read its tag.
+        unsafe {
+            let goes_on = match (*node).boolop {
+                pg_sys::BoolExprType::NOT_EXPR => return self.all((*node).args, guard),
+                pg_sys::BoolExprType::AND_EXPR => pg_sys::BoolTestType::IS_NOT_FALSE,
+                _ => pg_sys::BoolTestType::IS_NOT_TRUE,
+            };
+            let mut guard = guard;
+            for argument in members::<Node>((*node).args) {
+                self.look(argument, guard);
+                let test = node::make::<pg_sys::BooleanTest>(NodeTag::T_BooleanTest);
+                (*test).arg = argument.cast();
+                (*test).booltesttype = goes_on;
+                (*test).location = -1;
+                guard = both(guard, test.cast());
+            }
+        }
+    }
+
+    /// A condition is evaluated where none before it was true, a result where its own was the first.
+    unsafe fn case(&mut self, node: *mut pg_sys::CaseExpr, guard: *mut Node) {
+        // SAFETY: the caller read its tag; the copies are changed before anybody else sees them.
+        unsafe {
+            self.look((*node).arg.cast(), guard);
+            let whens = members::<pg_sys::CaseWhen>((*node).args);
+            // The same CASE, asked only which arm it takes.
+            let takes = |chosen: usize, upto: usize, otherwise: bool| {
+                let copy = pg_sys::copyObjectImpl(node.cast()).cast::<pg_sys::CaseExpr>();
+                (*copy).casetype = pg_sys::BOOLOID;
+                (*copy).casecollid = Oid::INVALID;
+                let mut arms: *mut pg_sys::List = std::ptr::null_mut();
+                for (i, when) in members::<pg_sys::CaseWhen>((*copy).args).into_iter().take(upto).enumerate() {
+                    (*when).result = pg_sys::makeBoolConst(i == chosen, false).cast();
+                    arms = pg_sys::lappend(arms, when.cast());
+                }
+                (*copy).args = arms;
+                (*copy).defresult = pg_sys::makeBoolConst(otherwise, false).cast();
+                copy.cast::<Node>()
+            };
+            for (i, when) in whens.iter().enumerate() {
+                let asked = if i == 0 { guard } else { both(guard, takes(usize::MAX, i, true)) };
+                self.look((**when).expr.cast(), asked);
+                if any((**when).result.cast()) {
+                    self.look((**when).result.cast(), both(guard, takes(i, i + 1, false)));
+                }
+            }
+            if any((*node).defresult.cast()) {
+                self.look((*node).defresult.cast(), both(guard, takes(usize::MAX, whens.len(), true)));
+            }
+        }
+    }
+
+    /// An argument is evaluated where those before it are NULL.
+    unsafe fn coalesce(&mut self, node: *mut pg_sys::CoalesceExpr, guard: *mut Node) {
+        // SAFETY: the caller read its tag.
+        unsafe {
+            let mut guard = guard;
+            for argument in members::<Node>((*node).args) {
+                self.look(argument, guard);
+                let test = node::make::<pg_sys::NullTest>(NodeTag::T_NullTest);
+                (*test).arg = argument.cast();
+                (*test).nulltesttype = pg_sys::NullTestType::IS_NULL;
+                (*test).location = -1;
+                guard = both(guard, test.cast());
+            }
+        }
+    }
+
+    /// What a sub-select is compared with is evaluated for every row; what it sets itself is known only then.
+    unsafe fn subplan(&mut self, node: *mut pg_sys::SubPlan, guard: *mut Node) {
+        // SAFETY: the caller read its tag.
+        unsafe {
+            let before = self.own_parameters.len();
+            let set = (*node).paramIds;
+            let count = if set.is_null() { 0 } else { (*set).length as usize };
+            self.own_parameters.extend((0..count).map(|i| (*(*set).elements.add(i)).int_value));
+            // A row comparison with a sub-select stops at the first column that differs.
+            match node::tag((*node).testexpr) {
+                NodeTag::T_OpExpr => self.look((*node).testexpr, guard),
+                _ => self.leave((*node).testexpr, "comparison with a subquery"),
+            }
+            self.own_parameters.truncate(before);
+            self.leave((*node).args.cast(), "argument of a subquery");
+        }
+    }
+
+    /// Finds aggregates and window functions, and looks at their arguments.
+    fn look_for_aggregates(&mut self, node: *mut Node) {
+        let mut found: Vec<*mut Node> = Vec::new();
+        node::contains(node, &mut |n| {
+            if matches!(node::tag(n), NodeTag::T_Aggref | NodeTag::T_WindowFunc) {
+                found.push(n);
+            }
+            false
+        });
+        self.inside_aggregates = false;
+        for node in found {
+            // SAFETY: each node is read as what its tag says it is.
+            let (arguments, filter, direct) = unsafe {
+                match (*node).type_ {
+                    NodeTag::T_Aggref => {
+                        let a = node.cast::<pg_sys::Aggref>();
+                        ((*a).args, (*a).aggfilter, (*a).aggdirectargs)
+                    }
+                    _ => {
+                        let w = node.cast::<pg_sys::WindowFunc>();
+                        ((*w).args, (*w).aggfilter, std::ptr::null_mut())
+                    }
+                }
+            };
+            self.look(filter.cast(), std::ptr::null_mut());
+            self.all(arguments, filter.cast());
+            self.leave(direct.cast(), "direct argument of an aggregate");
+        }
+        self.inside_aggregates = true;
+    }
+}
+
+/// Both conditions; either may be none.
+pub(super) fn both(a: *mut Node, b: *mut Node) -> *mut Node {
+    joined(pg_sys::BoolExprType::AND_EXPR, a, b)
+}
+
+/// One of two conditions; where one is none, so is the result.
+pub(super) fn either(a: *mut Node, b: *mut Node) -> *mut Node {
+    // SAFETY: compares two trees.
+    if a.is_null() || b.is_null() || unsafe { pg_sys::equal(a.cast(), b.cast()) } {
+        return if b.is_null() { b } else { a };
+    }
+    joined(pg_sys::BoolExprType::OR_EXPR, a, b)
+}
+
+fn joined(how: pg_sys::BoolExprType::Type, a: *mut Node, b: *mut Node) -> *mut Node {
+    if a.is_null() || b.is_null() {
+        return if a.is_null() { b } else { a };
+    }
+    // SAFETY: makes a node of two others in the current context.
+    unsafe {
+        let list = pg_sys::lappend(std::ptr::null_mut(), a.cast());
+        pg_sys::makeBoolExpr(how, pg_sys::lappend(list, b.cast()), -1).cast()
+    }
+}

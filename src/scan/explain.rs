@@ -1,0 +1,261 @@
+//! EXPLAIN of a BatchPredict node, and its counters, which parallel workers keep in the memory that they share.
+
+use std::ffi::{CStr, c_void};
+
+use pgrx::pg_sys::{self, NodeTag};
+
+use crate::guc;
+use crate::pg::node::{is, members};
+use crate::pg::text;
+use crate::registry;
+use crate::scan::exec::{Scan, scan_of};
+use crate::scan::plan::constant_text;
+use crate::scan::recipe::Group;
+
+/// What was done for a group of calls.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Counters {
+    /// Rows that came.
+    pub(super) rows: u64,
+    /// Rows that were not run, or failed: their answers are NULL.
+    pub(super) nulls: u64,
+    /// Rows that failed.
+    pub(super) failed: u64,
+    pub(super) batches: u64,
+    /// Rows that were run.
+    pub(super) run: u64,
+    pub(super) run_nanos: u64,
+    pub(super) wait_nanos: u64,
+    pub(super) tokens: u64,
+    pub(super) padded: u64,
+    /// The most bytes that waited.
+    pub(super) peak: u64,
+}
+
+impl Counters {
+    fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.nulls += other.nulls;
+        self.failed += other.failed;
+        self.batches += other.batches;
+        self.run += other.run;
+        self.run_nanos += other.run_nanos;
+        self.wait_nanos += other.wait_nanos;
+        self.tokens += other.tokens;
+        self.padded += other.padded;
+        self.peak = self.peak.max(other.peak);
+    }
+}
+
+/// The counters of all workers: one row of them a worker, one counter a group.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// A worker's own row.
+    mine: Option<*mut Counters>,
+    /// All rows, as the leader sees them, and how many they are.
+    all: Option<(*const Counters, usize)>,
+    /// What they were when the shared memory went.
+    last: Vec<Vec<Counters>>,
+}
+
+impl Shared {
+    /// Shows a worker's counters to its leader.
+    pub(super) fn put(&mut self, counters: impl Iterator<Item = Counters>) {
+        if let Some(mine) = self.mine {
+            for (i, c) in counters.enumerate() {
+                // SAFETY: the row has a place for every group, and only this worker writes to it.
+                unsafe { mine.add(i).write_volatile(c) };
+            }
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn estimate(
+    node: *mut pg_sys::CustomScanState,
+    parallel: *mut pg_sys::ParallelContext,
+) -> pg_sys::Size {
+    let groups = scan_of(node).map_or(0, |s| s.recipe.groups.len());
+    // SAFETY: reads how many workers are planned.
+    unsafe { size_of::<Counters>() * groups * (*parallel).nworkers.max(0) as usize }
+}
+
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn initialize(
+    node: *mut pg_sys::CustomScanState,
+    parallel: *mut pg_sys::ParallelContext,
+    memory: *mut c_void,
+) {
+    if let Some(scan) = scan_of(node) {
+        // SAFETY: PostgreSQL gives as many bytes as `estimate` said.
+        unsafe {
+            let workers = (*parallel).nworkers.max(0) as usize;
+            std::ptr::write_bytes(memory.cast::<u8>(), 0, size_of::<Counters>() * scan.recipe.groups.len() * workers);
+            scan.shared.all = Some((memory.cast(), workers));
+        }
+    }
+}
+
+/// Workers of a scan that is run again add to what those before them counted.
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn reinitialize(
+    _node: *mut pg_sys::CustomScanState,
+    _parallel: *mut pg_sys::ParallelContext,
+    _memory: *mut c_void,
+) {
+}
+
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn join(
+    node: *mut pg_sys::CustomScanState,
+    _toc: *mut pg_sys::shm_toc,
+    memory: *mut c_void,
+) {
+    if let Some(scan) = scan_of(node) {
+        // SAFETY: a worker's number is below that of the workers planned.
+        unsafe {
+            let number = pg_sys::ParallelWorkerNumber.max(0) as usize;
+            scan.shared.mine = Some(memory.cast::<Counters>().add(number * scan.recipe.groups.len()));
+        }
+    }
+}
+
+/// Keeps the workers' counters before their memory goes.
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanState) {
+    let Some(scan) = scan_of(node) else { return };
+    let groups = scan.recipe.groups.len();
+    if let Some((all, workers)) = scan.shared.all.take() {
+        // SAFETY: the memory is there until this has returned.
+        scan.shared.last = (0..workers)
+            .map(|w| (0..groups).map(|g| unsafe { all.add(w * groups + g).read_volatile() }).collect())
+            .collect();
+    }
+}
+
+fn put_text(name: &CStr, value: &str, state: *mut pg_sys::ExplainState) {
+    let value = text::c(value);
+    // SAFETY: writes a property into the explanation.
+    unsafe { pg_sys::ExplainPropertyText(name.as_ptr(), value.as_ptr(), state) };
+}
+
+fn put_number(name: &CStr, value: u64, state: *mut pg_sys::ExplainState) {
+    // SAFETY: as above.
+    unsafe { pg_sys::ExplainPropertyInteger(name.as_ptr(), std::ptr::null(), value as i64, state) };
+}
+
+fn put_float(name: &CStr, unit: &CStr, value: f64, digits: i32, state: *mut pg_sys::ExplainState) {
+    // SAFETY: as above.
+    unsafe { pg_sys::ExplainPropertyFloat(name.as_ptr(), unit.as_ptr(), value, digits, state) };
+}
+
+/// Writes the counters of a group.
+fn put_counters(c: &Counters, state: *mut pg_sys::ExplainState) {
+    put_number(c"Rows", c.rows, state);
+    put_number(c"NULL Rows", c.nulls, state);
+    if c.failed > 0 {
+        put_number(c"Failed Rows", c.failed, state);
+    }
+    put_number(c"Batches", c.batches, state);
+    put_float(c"Rows per Batch", c"", c.run as f64 / c.batches.max(1) as f64, 1, state);
+    // SAFETY: reads what EXPLAIN was asked.
+    if unsafe { (*state).timing } {
+        put_float(c"Inference Time", c"ms", c.run_nanos as f64 / 1e6, 3, state);
+        put_float(c"Waited", c"ms", c.wait_nanos as f64 / 1e6, 3, state);
+    }
+    if c.padded > 0 {
+        put_number(c"Tokens", c.tokens, state);
+        put_number(c"Padding Tokens", c.padded - c.tokens, state);
+    }
+    // SAFETY: writes a property into the explanation.
+    unsafe {
+        pg_sys::ExplainPropertyInteger(c"Peak Memory".as_ptr(), c"kB".as_ptr(), c.peak.div_ceil(1024) as i64, state);
+    }
+}
+
+/// What a group runs: model, version, outputs, device, batch size.
+fn put_group(scan: &Scan, plan: *mut pg_sys::CustomScan, group: &Group, state: *mut pg_sys::ExplainState) {
+    // SAFETY: the columns of calls hold calls.
+    let (references, outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
+        let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
+        group
+            .calls
+            .iter()
+            .map(|call| {
+                let f = (*columns[call.column]).expr.cast::<pg_sys::FuncExpr>();
+                let model = members::<pg_sys::Node>((*f).args)[0];
+                let reference = is(model, NodeTag::T_Const).then(|| constant_text(model)).flatten();
+                let output = reference.as_ref().and_then(|r| r.split_once('/')).map(|(_, o)| o.to_owned());
+                (
+                    reference,
+                    output.unwrap_or_else(|| "default".to_owned()) + " as " + call.form.name().trim_end_matches("()"),
+                )
+            })
+            .unzip()
+    };
+    match references.first().cloned().flatten() {
+        None => put_text(c"Model", "known for each row", state),
+        Some(reference) => match registry::resolve(&reference) {
+            Ok(resolved) => {
+                let version = &resolved.version;
+                put_text(c"Model", &version.label(), state);
+                put_text(c"Outputs", &outputs.join(", "), state);
+                let device =
+                    guc::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
+                put_text(c"Device", &device, state);
+                let size = guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1);
+                put_number(c"Batch Size", size as u64, state);
+            }
+            Err(error) => put_text(c"Model", &format!("{reference} ({})", crate::error::message(error)), state),
+        },
+    }
+    let how = match (&scan.recipe.one_by_one, group.guard) {
+        (Some(reason), _) => format!("row by row: {reason}"),
+        (None, Some(_)) => "batched, where its condition holds".to_owned(),
+        (None, None) => "batched".to_owned(),
+    };
+    put_text(c"Calls", &how, state);
+}
+
+#[pgrx::pg_guard]
+pub(super) unsafe extern "C-unwind" fn explain(
+    node: *mut pg_sys::CustomScanState,
+    _ancestors: *mut pg_sys::List,
+    state: *mut pg_sys::ExplainState,
+) {
+    let Some(scan) = scan_of(node) else { return };
+    // SAFETY: PostgreSQL explains a node that has begun.
+    unsafe {
+        let plan = (*node).ss.ps.plan.cast::<pg_sys::CustomScan>();
+        pg_sys::ExplainOpenGroup(c"Predictions".as_ptr(), c"Predictions".as_ptr(), false, state);
+        for (i, group) in scan.recipe.groups.iter().enumerate() {
+            pg_sys::ExplainOpenGroup(c"Prediction".as_ptr(), std::ptr::null(), true, state);
+            put_group(scan, plan, group, state);
+            if (*state).analyze {
+                let mut total = scan.counters(i);
+                for worker in &scan.shared.last {
+                    total.add(&worker[i]);
+                }
+                put_counters(&total, state);
+                if !scan.shared.last.is_empty() {
+                    let each: Vec<String> = scan
+                        .shared
+                        .last
+                        .iter()
+                        .enumerate()
+                        .map(|(w, c)| format!("{w}: {} rows in {} batches", c[i].rows, c[i].batches))
+                        .collect();
+                    put_text(c"Prediction Workers", &each.join(", "), state);
+                }
+            }
+            pg_sys::ExplainCloseGroup(c"Prediction".as_ptr(), std::ptr::null(), true, state);
+        }
+        pg_sys::ExplainCloseGroup(c"Predictions".as_ptr(), c"Predictions".as_ptr(), false, state);
+        for left in &scan.recipe.left {
+            let model = left.model.as_deref().map(|m| format!("'{m}', ..")).unwrap_or_else(|| "..".to_owned());
+            let name = left.form.name().trim_end_matches("()");
+            put_text(c"Row by Row", &format!("{name}({model}): {}", left.reason), state);
+        }
+    }
+}

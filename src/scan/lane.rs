@@ -1,0 +1,365 @@
+//! A lane: the rows of one group of calls on their way through one model, and the counters of what was done.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pg_predict_engine::batch::Batch;
+use pg_predict_engine::chunk::{self, Chunk, Rows};
+use pg_predict_engine::reference::Selection;
+use pg_predict_engine::run::Ran;
+use pg_predict_engine::tensor::Column;
+use pgrx::pg_sys::{self, Datum, NullableDatum};
+
+use crate::error::{Error, Result, of_model};
+use crate::pg::convert::{Arguments, Binding};
+use crate::pg::form::Form;
+use crate::pg::results::Layout;
+use crate::pg::runner::{Runner, Took};
+use crate::pg::{memory, sessions};
+use crate::registry;
+use crate::scan::exec::Window;
+use crate::scan::explain::Counters;
+
+/// Room for so many rows is made at first; it doubles.
+const FIRST_ROWS: usize = 64;
+
+/// What a call gives of its row's outputs.
+pub(super) struct Answer {
+    /// Its column of the scan.
+    pub(super) column: usize,
+    pub(super) form: Form,
+    layout: Layout,
+}
+
+/// Rows under way, the window that they are of, and their places in it.
+struct Flight {
+    rows: Rows,
+    bad: Vec<(usize, String)>,
+    places: Vec<u32>,
+    window: usize,
+}
+
+/// One model for one group of calls.
+pub(super) struct Lane {
+    /// The references of the group's calls, as bytes.
+    pub(super) references: Vec<Vec<u8>>,
+    runner: Runner,
+    answers: Vec<Answer>,
+    binding: Option<Binding>,
+    /// Where the values of a row are among the group's inputs.
+    pub(super) sources: Vec<usize>,
+    values: Vec<NullableDatum>,
+    batch: Batch,
+    rows: Rows,
+    bad: Vec<(usize, String)>,
+    /// The rows' places in the window.
+    places: Vec<u32>,
+    room: usize,
+    flight: Option<Flight>,
+    spare: Vec<(Batch, Rows, Vec<u32>)>,
+    context: pg_sys::MemoryContext,
+}
+
+impl Lane {
+    /// Opens the lane of calls: `references` are theirs, in the order of `calls`, their columns and forms.
+    pub(super) fn open(
+        references: Vec<Vec<u8>>,
+        calls: &[(usize, Form)],
+        context: pg_sys::MemoryContext,
+    ) -> Result<Self> {
+        let mut resolved = Vec::with_capacity(references.len());
+        for reference in &references {
+            let text = std::str::from_utf8(reference).map_err(|_| Error::NoModel { name: String::new() })?;
+            resolved.push(registry::resolve(text)?);
+        }
+        let Some(first) = resolved.first() else { return Err(Error::RowsDiffer) };
+        let version = Arc::clone(&first.version);
+        let count = version.signature.outputs.len();
+        let all = |i: usize| calls[i].1 == Form::Json && !resolved[i].names_output;
+        let wanted: Vec<bool> =
+            (0..count).map(|o| (0..resolved.len()).any(|i| all(i) || resolved[i].selection.output == o)).collect();
+        let session = sessions::open(&version, || registry::content(&version))?;
+        let runner = Runner::finding_failure(version, &wanted, session)?;
+        let mut answers = Vec::with_capacity(calls.len());
+        for ((column, form), resolved) in calls.iter().zip(&resolved) {
+            let output = wanted.iter().take(resolved.selection.output).filter(|w| **w).count();
+            let selection = Selection { output, element: resolved.selection.element.clone() };
+            let mut layout = runner.layout(&selection, Vec::new(), false);
+            layout.named = resolved.names_output;
+            answers.push(Answer { column: *column, form: *form, layout });
+        }
+        Ok(Self {
+            references,
+            runner,
+            answers,
+            binding: None,
+            sources: Vec::new(),
+            values: Vec::new(),
+            batch: Batch::default(),
+            rows: Rows::default(),
+            bad: Vec::new(),
+            places: Vec::new(),
+            room: 0,
+            flight: None,
+            spare: Vec::new(),
+            context,
+        })
+    }
+
+    /// The name that messages use.
+    pub(super) fn label(&self) -> &str {
+        &self.runner.label
+    }
+
+    /// Rows of a batch.
+    pub(super) fn batch_size(&self) -> usize {
+        self.runner.batch_size
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.bytes() + 4 * self.places.len()
+    }
+
+    /// Whether it is known how rows find the inputs.
+    pub(super) fn is_bound(&self) -> bool {
+        self.binding.is_some()
+    }
+
+    /// Finds out how rows find the inputs: from the columns of a row, where they are known, else from arguments.
+    pub(super) fn bind(&mut self, columns: pg_sys::TupleDesc, arguments: &Arguments) -> Result<bool> {
+        let version = &self.runner.version;
+        let bound = if columns.is_null() {
+            Binding::new(version, arguments, Some(&[]), self.context)?
+        } else {
+            Some(Binding::of_columns(version, columns, self.context)?)
+        };
+        let Some(mut binding) = bound else { return Ok(false) };
+        for answer in &self.answers {
+            answer.form.check(&answer.layout)?;
+        }
+        self.sources = binding.compact();
+        self.values = vec![NullableDatum { value: Datum::from(0), isnull: true }; self.sources.len()];
+        self.batch = binding.batch();
+        self.binding = Some(binding);
+        Ok(true)
+    }
+
+    /// Where the values of the next row go, in the order of `sources`.
+    pub(super) fn values(&mut self) -> &mut [NullableDatum] {
+        &mut self.values
+    }
+
+    /// A row that tells no type: it is NULL, or an error.
+    pub(super) fn skip(&self) -> Result<()> {
+        match self.runner.version.options.on_null {
+            pg_predict_engine::options::OnNull::Error => Err(Error::NullRow { model: self.label().to_owned() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gathers the row whose values were put into `values()`; its place in the window is `place`.
+    pub(super) fn gather(&mut self, place: usize) -> Result<bool> {
+        let Some(binding) = self.binding.as_mut() else { return Ok(false) };
+        if self.batch.rows >= self.room {
+            let fit = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
+            let more = self.room.clamp(FIRST_ROWS, 4096).min(self.runner.batch_size).min(fit).max(1);
+            binding.reserve(&mut self.batch, more)?;
+            self.room = self.batch.rows + more;
+        }
+        let before = self.rows.ran.len();
+        match binding.gather(&self.values, &mut self.batch, &mut self.rows) {
+            Ok(reason) => self.bad.extend(reason.map(|reason| (before, reason))),
+            Err(error) => {
+                // What was written of the row goes.
+                self.batch.undo();
+                self.rows.ran.truncate(before);
+                return Err(error);
+            }
+        }
+        self.places.push(place as u32);
+        let large = binding.varies() && self.batch.bytes() > self.runner.max_bytes;
+        let full = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
+        Ok(self.rows.ran.len() >= self.runner.batch_size || large || self.batch.rows >= full.max(1))
+    }
+
+    /// Sends the rows gathered on their way, once those before them have arrived; runs that are short are made at once.
+    pub(super) fn send(&mut self, window: usize, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
+        self.arrive(windows, counters)?;
+        if self.rows.ran.is_empty() {
+            return Ok(());
+        }
+        counters.rows += self.rows.ran.len() as u64;
+        let bytes = self.batch.bytes();
+        counters.peak = counters.peak.max(bytes as u64);
+        let bad = std::mem::take(&mut self.bad);
+        let run = self.batch.rows;
+        if run == 0 || self.runner.is_short(run) {
+            let started = Instant::now();
+            let ran = if run == 0 { self.runner.nothing() } else { self.runner.run_here(&self.batch)? };
+            let took = started.elapsed();
+            let took = Took { run: took, wait: took };
+            let mut flight =
+                Flight { rows: std::mem::take(&mut self.rows), bad, places: std::mem::take(&mut self.places), window };
+            let result = self.scatter(&mut flight, &ran, run, took, windows, counters);
+            self.batch.clear();
+            flight.rows.clear();
+            flight.places.clear();
+            (self.rows, self.places) = (flight.rows, flight.places);
+            return result;
+        }
+        let (batch, rows, places) = self.spare.pop().unwrap_or_default();
+        let batch = if batch.columns.is_empty() {
+            self.binding.as_ref().map(Binding::batch).unwrap_or_default()
+        } else {
+            batch
+        };
+        self.room = 0;
+        let full = std::mem::replace(&mut self.batch, batch);
+        let rows = std::mem::replace(&mut self.rows, rows);
+        let places = std::mem::replace(&mut self.places, places);
+        self.runner.submit(full)?;
+        self.flight = Some(Flight { rows, bad, places, window });
+        Ok(())
+    }
+
+    /// Waits for the rows under way, if there are any, and puts their answers where they belong.
+    pub(super) fn arrive(&mut self, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
+        let Some(mut flight) = self.flight.take() else { return Ok(()) };
+        let (mut batch, ran, took) = self.runner.collect()?;
+        let run = batch.rows;
+        self.scatter(&mut flight, &ran, run, took, windows, counters)?;
+        batch.clear();
+        flight.rows.clear();
+        flight.places.clear();
+        self.spare.push((batch, flight.rows, flight.places));
+        Ok(())
+    }
+
+    /// Whether rows of a window are under way.
+    pub(super) fn is_under_way(&self, window: usize) -> bool {
+        self.flight.as_ref().is_some_and(|f| f.window == window)
+    }
+
+    /// Forgets the rows that are gathered or under way.
+    pub(super) fn forget(&mut self) -> Result<()> {
+        if let Some(flight) = self.flight.take() {
+            drop(flight);
+            self.runner.collect().map(|(mut batch, _, _)| {
+                batch.clear();
+                self.spare.push((batch, Rows::default(), Vec::new()));
+            })?;
+        }
+        self.batch.clear();
+        self.rows.clear();
+        self.places.clear();
+        self.bad.clear();
+        Ok(())
+    }
+
+    /// Puts the answers of a batch into the rows of its window.
+    fn scatter(
+        &mut self,
+        flight: &mut Flight,
+        ran: &Ran,
+        run: usize,
+        took: Took,
+        windows: &mut [Window],
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let Flight { rows, bad, places, window } = flight;
+        let window = &mut windows[*window];
+        if run > 0 {
+            counters.batches += 1;
+            counters.run += run as u64;
+            counters.run_nanos += took.run.as_nanos() as u64;
+            counters.wait_nanos += took.wait.as_nanos() as u64;
+            counters.tokens += ran.tokens.own as u64;
+            counters.padded += ran.tokens.padded as u64;
+        }
+        if !ran.failed.is_empty() {
+            let run: Vec<usize> = (0..rows.ran.len()).filter(|row| rows.ran[*row]).collect();
+            for (nth, reason) in &ran.failed {
+                if let Some(row) = run.get(*nth) {
+                    rows.ran[*row] = false;
+                    bad.push((*row, reason.clone()));
+                }
+            }
+            bad.sort_unstable_by_key(|(row, _)| *row);
+        }
+        counters.failed += bad.len() as u64;
+        if let Some((_, reason)) = bad.first() {
+            self.runner.warn_once(reason);
+        }
+        let mut count = usize::MAX;
+        if let Some((nth, error)) = &ran.broken {
+            // The row of the batch that was its `nth` to run.
+            let mut seen = 0;
+            if let Some(row) = (0..rows.ran.len()).find(|row| {
+                seen += usize::from(rows.ran[*row]);
+                rows.ran[*row] && seen == nth + 1
+            }) {
+                window.spoil(places[row] as usize, of_model(&self.runner.label)(error.clone()));
+                count = *nth;
+            }
+        }
+        let mut encoded = None;
+        for answer in &self.answers {
+            if let Some((column, width, element)) = answer.form.plain_numbers(&answer.layout, &ran.values) {
+                numbers(column, width, element, count, rows, places, answer.column, window);
+                continue;
+            }
+            let bytes = match &encoded {
+                Some(bytes) => bytes,
+                None => encoded.insert(chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.label))?),
+            };
+            let chunk = Chunk::parse(bytes)?;
+            let mut nth = 0;
+            for (row, place) in places.iter().enumerate() {
+                if !rows.ran[row] {
+                    continue;
+                }
+                if nth >= count {
+                    break;
+                }
+                let context = window.context();
+                match memory::within(context, || answer.form.value(&answer.layout, &chunk, nth)) {
+                    Ok(value) => window.answer(*place as usize, answer.column, value),
+                    Err(error) => {
+                        window.spoil(*place as usize, error);
+                        break;
+                    }
+                }
+                nth += 1;
+            }
+        }
+        counters.nulls += rows.ran.iter().filter(|ran| !**ran).count() as u64;
+        Ok(())
+    }
+}
+
+/// Puts the numbers of one output into a column.
+#[allow(clippy::too_many_arguments)]
+fn numbers(
+    column: &Column,
+    width: usize,
+    element: usize,
+    count: usize,
+    rows: &Rows,
+    places: &[u32],
+    to: usize,
+    window: &mut Window,
+) {
+    let ran = places.iter().zip(&rows.ran).filter(|(_, ran)| **ran).map(|(place, _)| *place as usize).take(count);
+    let datum = |x: f64| Some(Datum::from(x.to_bits()));
+    if let Column::Float32(v) = column {
+        let values = v.iter().skip(element).step_by(width.max(1));
+        for (place, x) in ran.zip(values) {
+            window.answer(place, to, datum(f64::from(*x)));
+        }
+        return;
+    }
+    for (nth, place) in ran.enumerate() {
+        window.answer(place, to, column.number(nth * width + element).and_then(datum));
+    }
+}
