@@ -96,6 +96,9 @@ pub const TWO_PROCESSES: &[(&str, &str)] = &[
     ("parallel_tuple_cost", "0"),
 ];
 
+/// What keeps plain calls out of batches.
+pub const ONE_BY_ONE: &[(&str, &str)] = &[("pg_predict.enable_batch_scan", "off")];
+
 impl Statement {
     fn plain(sql: String, expect: Expect) -> Self {
         Self { sql, before: Vec::new(), settings: Vec::new(), expect }
@@ -103,6 +106,11 @@ impl Statement {
 
     fn by_two(sql: String, expect: Expect) -> Self {
         Self { settings: TWO_PROCESSES.to_vec(), ..Self::plain(sql, expect) }
+    }
+
+    /// A statement whose calls run a row at a time.
+    fn one_by_one(sql: String, expect: Expect) -> Self {
+        Self { settings: ONE_BY_ONE.to_vec(), ..Self::plain(sql, expect) }
     }
 
     /// A statement that makes `bench_out`, which is dropped before; the checkpoint keeps an earlier run's pages out of it.
@@ -115,7 +123,7 @@ impl Statement {
 
     /// Whether the plan must have a worker.
     pub fn is_by_two(&self) -> bool {
-        !self.settings.is_empty()
+        self.settings == TWO_PROCESSES
     }
 }
 
@@ -211,13 +219,66 @@ pub fn contenders(workload: &Workload, rows: Rows) -> Vec<Contender> {
             ..ours(
                 "predict",
                 "sum(predict(..)), one run a row (sample)",
-                Statement::plain(
+                Statement::one_by_one(
                     format!("SELECT sum(predict('{model}', {features})) FROM bench_sample"),
                     Expect::Value,
                 ),
             )
         },
+        ours(
+            "plain",
+            "sum(predict(..)), batched",
+            Statement::plain(format!("SELECT sum(predict('{model}', {features})) FROM bench_rows"), Expect::Value),
+        ),
+        ours(
+            "plain_row",
+            "sum(predict(.., whole row)), batched",
+            Statement::plain(format!("SELECT sum(predict('{model}', r)) FROM bench_rows r"), Expect::Value),
+        ),
+        ours(
+            "plain_filter",
+            "count(*) WHERE predict(..) > .5, batched",
+            Statement::plain(
+                format!("SELECT count(*) >= 0 FROM bench_rows WHERE predict('{model}', {features}) > .5"),
+                Expect::Exactly("t".into()),
+            ),
+        ),
+        Contender {
+            floor: Some("ctas_floor"),
+            ..ours(
+                "plain_ctas",
+                "CREATE TABLE AS (id, predict(..)), batched",
+                Statement::make(
+                    format!(
+                        "CREATE TABLE bench_out AS SELECT id, predict('{model}', {features}) AS score FROM bench_rows"
+                    ),
+                    all,
+                ),
+            )
+        },
+        Contender {
+            rows: 10,
+            ..floor(
+                "limit_floor",
+                "LIMIT 10, one run a row",
+                Statement::one_by_one(limited(model, &features), Expect::Exactly("10".into())),
+            )
+        },
+        Contender {
+            rows: 10,
+            floor: Some("limit_floor"),
+            ..ours(
+                "plain_limit",
+                "LIMIT 10, batched",
+                Statement::plain(limited(model, &features), Expect::Exactly("10".into())),
+            )
+        },
     ]
+}
+
+/// Predictions of ten rows.
+fn limited(model: &str, features: &str) -> String {
+    format!("SELECT count(y) FROM (SELECT predict('{model}', {features}) AS y FROM bench_rows LIMIT 10) s")
 }
 
 /// A query whose answers are compared with raw ONNX Runtime: (id integer, score real).

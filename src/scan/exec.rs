@@ -153,7 +153,7 @@ struct Group {
     calls: Vec<(usize, Form)>,
     guard: *mut ExprState,
     /// The model reference of each call, and the reference itself where it is a constant.
-    references: Vec<(*mut ExprState, Option<Vec<u8>>)>,
+    references: Vec<(*mut ExprState, Option<String>)>,
     inputs: Vec<Input>,
     types: Vec<pg_sys::Oid>,
     variadic: bool,
@@ -274,7 +274,11 @@ unsafe fn set_up(
                 owner::check_execute((*f).funcid);
                 let model = members::<pg_sys::Node>((*f).args)[0];
                 let constant = is(model, NodeTag::T_Const) && !(*model.cast::<pg_sys::Const>()).constisnull;
-                let text = constant.then(|| text::raw((*model.cast::<pg_sys::Const>()).constvalue).to_vec());
+                let text = if constant {
+                    Some(text::text((*model.cast::<pg_sys::Const>()).constvalue)?.into_owned())
+                } else {
+                    None
+                };
                 references.push((compiled(model), text));
                 calls.push((call.column, call.form));
                 if first.is_null() {
@@ -472,7 +476,7 @@ impl Group {
                     if value.isnull {
                         return Err(Error::NullArgument { what: "the model reference" });
                     }
-                    text::raw(value.value).to_vec()
+                    text::text(value.value)?.into_owned()
                 }
             };
             references.push(reference);

@@ -41,8 +41,8 @@ struct Flight {
 
 /// One model for one group of calls.
 pub(super) struct Lane {
-    /// The references of the group's calls, as bytes.
-    pub(super) references: Vec<Vec<u8>>,
+    /// The references of the group's calls.
+    pub(super) references: Vec<String>,
     runner: Runner,
     answers: Vec<Answer>,
     binding: Option<Binding>,
@@ -63,14 +63,13 @@ pub(super) struct Lane {
 impl Lane {
     /// Opens the lane of calls: `references` are theirs, in the order of `calls`, their columns and forms.
     pub(super) fn open(
-        references: Vec<Vec<u8>>,
+        references: Vec<String>,
         calls: &[(usize, Form)],
         context: pg_sys::MemoryContext,
     ) -> Result<Self> {
         let mut resolved = Vec::with_capacity(references.len());
         for reference in &references {
-            let text = std::str::from_utf8(reference).map_err(|_| Error::NoModel { name: String::new() })?;
-            resolved.push(registry::resolve(text)?);
+            resolved.push(registry::resolve(reference)?);
         }
         let Some(first) = resolved.first() else { return Err(Error::RowsDiffer) };
         let version = Arc::clone(&first.version);
