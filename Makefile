@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap ## all tests
+test: lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -72,6 +72,9 @@ test-isolation: install generated ## tests/isolation: sessions that meet
 
 test-tap: install generated ## tests/tap: whole servers: cancel, restart, dump, standby
 	@scripts/test.sh tap
+
+test-postgres: install ## PostgreSQL's own regression suite, the same with the library preloaded as without
+	@tests/postgres/run.sh
 
 bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 	@benches/run.sh

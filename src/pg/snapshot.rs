@@ -25,3 +25,9 @@ pub(crate) fn seen() -> Seen {
         Seen { transaction, command, completed }
     }
 }
+
+/// Whether there is a snapshot to read with.
+pub(crate) fn is_active() -> bool {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::ActiveSnapshotSet() }
+}

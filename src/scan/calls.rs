@@ -164,18 +164,16 @@ impl Calls {
             return;
         }
         let has_subplan = |node: *mut Node| node::contains(node, &mut |n| is(n, NodeTag::T_SubPlan));
-        let of_place = |n: *mut Node| match node::tag(n) {
-            NodeTag::T_CaseTestExpr | NodeTag::T_CoerceToDomainValue => true,
-            NodeTag::T_Param => {
+        let own = |n: *mut Node| {
+            is(n, NodeTag::T_Param) && {
                 // SAFETY: a Param by its tag.
                 let parameter = unsafe { &*n.cast::<pg_sys::Param>() };
                 parameter.paramkind == pg_sys::ParamKind::PARAM_EXEC && self.own_parameters.contains(&parameter.paramid)
             }
-            _ => false,
         };
         let reason = if is_volatile(arguments.cast()) || (self.volatile_subplans && has_subplan(arguments.cast())) {
             "volatile argument"
-        } else if node::contains(arguments.cast(), &mut |n| of_place(n)) {
+        } else if has_free_test(arguments.cast()) || node::contains(arguments.cast(), &mut |n| own(n)) {
             "argument known only where it is evaluated"
         } else if is_volatile(guard) {
             "volatile condition"
@@ -371,6 +369,32 @@ impl Calls {
         }
         self.inside_aggregates = true;
     }
+}
+
+/// Whether an expression reads the value that a CASE around it compares.
+fn has_free_test(node: *mut Node) -> bool {
+    let mut found = false;
+    node::rebuilt(node, &mut |n| {
+        // SAFETY: each node is read as what its tag says it is.
+        let bound = unsafe {
+            match node::tag(n) {
+                NodeTag::T_CaseTestExpr | NodeTag::T_CoerceToDomainValue => {
+                    found = true;
+                    return Some(n);
+                }
+                NodeTag::T_CaseExpr => (*n.cast::<pg_sys::CaseExpr>()).arg,
+                NodeTag::T_ArrayCoerceExpr => (*n.cast::<pg_sys::ArrayCoerceExpr>()).arg,
+                _ => return None,
+            }
+        };
+        if bound.is_null() {
+            return None;
+        }
+        // Inside, its own value is meant.
+        found |= has_free_test(bound.cast());
+        Some(n)
+    });
+    found
 }
 
 /// Both conditions; either may be none.

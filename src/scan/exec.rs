@@ -6,7 +6,9 @@
 //! A cursor that may go back keeps its rows in a tuplestore.
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
+use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{self, Datum, ExprState, NodeTag, NullableDatum};
 
 use crate::error::{Error, Result, raise};
@@ -15,10 +17,10 @@ use crate::pg::convert::Arguments;
 use crate::pg::form::Form;
 use crate::pg::node::{self, is, members};
 use crate::pg::{memory, owner, sessions, text};
-use crate::scan::EXECUTION;
 use crate::scan::explain::{Counters, Shared};
 use crate::scan::lane::Lane;
 use crate::scan::recipe::Recipe;
+use crate::scan::{EXECUTION, executor};
 
 /// Rows of the first window; the next ones are four times as large each.
 const FIRST_WINDOW: usize = 256;
@@ -224,7 +226,7 @@ pub(super) unsafe extern "C-unwind" fn begin(
         let plan = (*node).ss.ps.plan.cast::<pg_sys::CustomScan>();
         let goes_back = flags & pg_sys::EXEC_FLAG_BACKWARD as c_int != 0;
         let mask = (pg_sys::EXEC_FLAG_BACKWARD | pg_sys::EXEC_FLAG_MARK) as c_int;
-        (*node).ss.ps.lefttree = pg_sys::ExecInitNode((*plan).scan.plan.lefttree, estate, flags & !mask);
+        (*node).ss.ps.lefttree = executor::ExecInitNode((*plan).scan.plan.lefttree, estate, flags & !mask);
         match set_up(node, plan, (*estate).es_query_cxt) {
             Ok(mut scan) => {
                 scan.goes_back = goes_back;
@@ -391,7 +393,7 @@ pub(super) unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
         }
         // The relation is the node's below.
         (*node).ss.ss_currentRelation = std::ptr::null_mut();
-        pg_sys::ExecEndNode((*node).ss.ps.lefttree);
+        executor::ExecEndNode((*node).ss.ps.lefttree);
     }
 }
 
@@ -417,7 +419,7 @@ pub(super) unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState
             (scan.ahead, scan.ended, scan.store_ended, scan.size) = (false, false, false, 0);
         }
         if (*child).chgParam.is_null() {
-            pg_sys::ExecReScan(child);
+            executor::ExecReScan(child);
         }
     }
 }
@@ -428,7 +430,7 @@ unsafe fn fetch(child: *mut pg_sys::PlanState) -> Option<*mut pg_sys::TupleTable
     // SAFETY: as ExecProcNode does; an error jumps over frames that own nothing.
     unsafe {
         if !(*child).chgParam.is_null() {
-            pg_sys::ExecReScan(child);
+            executor::ExecReScan(child);
         }
         let slot = ((*child).ExecProcNode.unwrap_unchecked())(child);
         (!slot.is_null() && u32::from((*slot).tts_flags) & pg_sys::TTS_FLAG_EMPTY == 0).then_some(slot)
@@ -745,6 +747,11 @@ impl Scan {
     /// The counters of a group and of its label.
     pub(super) fn counters(&self, group: usize) -> Counters {
         self.groups.get(group).map(|g| g.counters).unwrap_or_default()
+    }
+
+    /// The versions that a group has run.
+    pub(super) fn versions(&self, group: usize) -> Vec<Arc<Version>> {
+        self.groups.get(group).map(|g| g.lanes.iter().map(Lane::version).collect()).unwrap_or_default()
     }
 
     /// Puts the next row into the scan's slot. False at the end.

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use crate::guc;
 use crate::pg::node::{is, members};
-use crate::pg::text;
+use crate::pg::{snapshot, text};
 use crate::registry;
 use crate::scan::exec::{Scan, scan_of};
 use crate::scan::plan::constant_text;
@@ -175,7 +175,13 @@ fn put_counters(c: &Counters, state: *mut pg_sys::ExplainState) {
 }
 
 /// What a group runs: model, version, outputs, device, batch size.
-fn put_group(scan: &Scan, plan: *mut pg_sys::CustomScan, group: &Group, state: *mut pg_sys::ExplainState) {
+fn put_group(
+    scan: &Scan,
+    plan: *mut pg_sys::CustomScan,
+    number: usize,
+    group: &Group,
+    state: *mut pg_sys::ExplainState,
+) {
     // SAFETY: the columns of calls hold calls.
     let (references, outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
         let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
@@ -194,21 +200,29 @@ fn put_group(scan: &Scan, plan: *mut pg_sys::CustomScan, group: &Group, state: *
             })
             .unzip()
     };
-    match references.first().cloned().flatten() {
-        None => put_text(c"Model", "known for each row", state),
-        Some(reference) => match registry::resolve(&reference) {
-            Ok(resolved) => {
-                let version = &resolved.version;
-                put_text(c"Model", &version.label(), state);
-                put_text(c"Outputs", &outputs.join(", "), state);
-                let device =
-                    guc::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
-                put_text(c"Device", &device, state);
-                let size = guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1);
-                put_number(c"Batch Size", size as u64, state);
-            }
-            Err(error) => put_text(c"Model", &format!("{reference} ({})", crate::error::message(error)), state),
-        },
+    // What was run is known; before, the registry is asked, where that is possible.
+    let mut versions = scan.versions(number);
+    let reference = references.first().cloned().flatten();
+    let mut refusal = None;
+    if let (true, true, Some(reference)) = (versions.is_empty(), snapshot::is_active(), &reference) {
+        match registry::resolve(reference) {
+            Ok(resolved) => versions.push(resolved.version),
+            Err(error) => refusal = Some(crate::error::message(error)),
+        }
+    }
+    match (versions.first(), reference, refusal) {
+        (None, Some(reference), Some(refusal)) => put_text(c"Model", &format!("{reference} ({refusal})"), state),
+        (None, Some(reference), None) => put_text(c"Model", &reference, state),
+        (None, None, _) => put_text(c"Model", "known for each row", state),
+        (Some(version), ..) => {
+            let labels: Vec<String> = versions.iter().map(|v| v.label()).collect();
+            put_text(c"Model", &labels.join(", "), state);
+            put_text(c"Outputs", &outputs.join(", "), state);
+            let device = guc::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
+            put_text(c"Device", &device, state);
+            let size = guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1);
+            put_number(c"Batch Size", size as u64, state);
+        }
     }
     let how = match (&scan.recipe.one_by_one, group.guard) {
         (Some(reason), _) => format!("row by row: {reason}"),
@@ -231,7 +245,7 @@ pub(super) unsafe extern "C-unwind" fn explain(
         pg_sys::ExplainOpenGroup(c"Predictions".as_ptr(), c"Predictions".as_ptr(), false, state);
         for (i, group) in scan.recipe.groups.iter().enumerate() {
             pg_sys::ExplainOpenGroup(c"Prediction".as_ptr(), std::ptr::null(), true, state);
-            put_group(scan, plan, group, state);
+            put_group(scan, plan, i, group, state);
             if (*state).analyze {
                 let mut total = scan.counters(i);
                 for worker in &scan.shared.last {

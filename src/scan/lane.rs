@@ -8,6 +8,7 @@ use pg_predict_engine::chunk::{self, Chunk, Rows};
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::Ran;
 use pg_predict_engine::tensor::Column;
+use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{self, Datum, NullableDatum};
 
 use crate::error::{Error, Result, of_model};
@@ -108,6 +109,11 @@ impl Lane {
     /// The name that messages use.
     pub(super) fn label(&self) -> &str {
         &self.runner.label
+    }
+
+    /// What it runs.
+    pub(super) fn version(&self) -> Arc<Version> {
+        Arc::clone(&self.runner.version)
     }
 
     /// Rows of a batch.

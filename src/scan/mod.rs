@@ -17,6 +17,7 @@ use crate::pg::node::is;
 
 mod calls;
 mod exec;
+mod executor;
 mod explain;
 mod lane;
 mod plan;
@@ -83,7 +84,7 @@ unsafe extern "C-unwind" fn planner(
     let statement = unsafe {
         match PLANNER {
             Some(next) => next(query, text, options, parameters),
-            None => pg_sys::standard_planner(query, text, options, parameters),
+            None => executor::standard_planner(query, text, options, parameters),
         }
     };
     let of_cursor = pg_sys::CURSOR_OPT_FAST_PLAN | pg_sys::CURSOR_OPT_SCROLL;
@@ -113,7 +114,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         }
         match EXECUTOR_START {
             Some(next) => next(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            None => executor::standard_ExecutorStart(query, flags),
         }
     }
 }

@@ -1,0 +1,60 @@
+# Other libraries with hooks, loaded before pg_predict and after it: plans have their BatchPredict node, and the others see the
+# statements as they are. Without any preload, the very first statement of a session has the node too.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use PgPredict;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('neighbours');
+$node->init;
+$node->append_conf('postgresql.conf', "fsync = off\nauto_explain.log_min_duration = 0\nauto_explain.log_analyze = on\n");
+$node->start;
+my $root = $ENV{PG_PREDICT_ROOT};
+$node->safe_psql('postgres', "CREATE EXTENSION pg_predict; CREATE EXTENSION pg_stat_statements;
+    SELECT predict.create_model_from_file('named', '$root/tests/models/named.onnx');
+    CREATE TABLE t AS SELECT i AS id, i::real AS a FROM generate_series(1, 1000) i; ANALYZE t;");
+
+my $query = "SELECT id, predict('named', a, 1, 1) FROM t";
+my $single = $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $query");
+like($single, qr/^1000\|/m, 'the query gives its rows');
+
+for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict', 'pg_predict,auto_explain,pg_stat_statements',
+    'pg_stat_statements,pg_predict,auto_explain')
+{
+    $node->append_conf('postgresql.conf', "shared_preload_libraries = '$libraries'");
+    $node->restart;
+    my $name = $libraries || 'nothing preloaded';
+    my $first = $node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $query");
+    like($first, qr/Custom Scan \(BatchPredict\)/, "$name: the first statement of a session has the node");
+    is($node->safe_psql('postgres', $query), $single, "$name: and gives the same");
+    like(
+        $node->safe_psql('postgres', "PREPARE p AS $query; SET plan_cache_mode = force_generic_plan; EXPLAIN (COSTS OFF) EXECUTE p;"),
+        qr/Custom Scan \(BatchPredict\)/, "$name: so has a prepared statement");
+    if ($libraries =~ /stat_statements/) {
+        $node->safe_psql('postgres', 'SELECT pg_stat_statements_reset()');
+        $node->safe_psql('postgres', $query) for 1 .. 2;
+        is($node->safe_psql('postgres', "SELECT calls, rows FROM pg_stat_statements WHERE query LIKE 'SELECT id, predict%'"),
+            '2|2000', "$name: pg_stat_statements counts calls and rows");
+    }
+    if ($libraries =~ /auto_explain/) {
+        my $offset = -s $node->logfile;
+        $node->safe_psql('postgres', $query);
+        my $log = slurp_file($node->logfile, $offset);
+        like($log, qr/Custom Scan \(BatchPredict\).*Rows: 1000/s, "$name: auto_explain logs the node");
+    }
+}
+
+# As the first statement of a session, and with the library loaded by its own planning, the query itself has the node.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain'");
+$node->restart;
+my $offset = -s $node->logfile;
+is($node->safe_psql('postgres', $query), $single, 'a first statement that loads the library gives the same');
+like(slurp_file($node->logfile, $offset), qr/Custom Scan \(BatchPredict\)/, 'and has the node');
+
+$node->stop;
+done_testing();
