@@ -77,6 +77,11 @@ impl Pipeline {
         self.work.run(batch, &self.stop)
     }
 
+    /// Asks the batch under way to stop; nothing is run after that.
+    pub fn ask_to_stop(&self) {
+        self.stop.ask();
+    }
+
     /// Hands a batch to the thread. The one before must have been collected.
     pub fn submit(&mut self, batch: Batch) -> Result<()> {
         self.traps = threads::traps();

@@ -117,6 +117,15 @@ impl Runner {
         Ok((done.batch, done.result.map_err(of_model(&self.label))?, took))
     }
 
+    /// Ends the batch under way, whose results nobody wants, and waits for it: the session goes on serving this backend.
+    pub(crate) fn give_up(&mut self) {
+        if self.pipeline.is_busy() {
+            self.pipeline.ask_to_stop();
+            // What it gives, or how it fails, is of no use any more.
+            let _ = sessions::collect(&mut self.pipeline, &self.label);
+        }
+    }
+
     /// Warns of a bad row that is NULL: of the first only.
     pub(crate) fn warn_once(&mut self, reason: &str) {
         if std::mem::replace(&mut self.has_warned, true) {

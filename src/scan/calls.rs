@@ -112,8 +112,6 @@ pub(super) struct Left {
 pub(super) struct Calls {
     pub(super) found: Vec<Found>,
     pub(super) left: Vec<Left>,
-    /// Calls that wait for others: arguments of theirs, or conditions, are calls themselves.
-    pub(super) later: bool,
     /// Look into the arguments of aggregates and window functions, and nowhere else.
     inside_aggregates: bool,
     /// A sub-select somewhere in the statement calls a volatile function.
@@ -159,9 +157,8 @@ impl Calls {
         // SAFETY: a FuncExpr by its tag.
         let arguments = unsafe { (*call).args };
         if any(arguments.cast()) {
-            self.later = true;
-            self.all(arguments, guard);
-            return;
+            // It waits for them.
+            return self.all(arguments, guard);
         }
         let has_subplan = |node: *mut Node| node::contains(node, &mut |n| is(n, NodeTag::T_SubPlan));
         let own = |n: *mut Node| {
@@ -180,7 +177,7 @@ impl Calls {
         } else if has_subplan(guard) {
             "condition with a subquery"
         } else if any(guard) {
-            self.later = true;
+            // It waits for those.
             return;
         } else {
             self.found.push(Found { call, form, guard });
@@ -203,6 +200,8 @@ impl Calls {
         if !any(node) {
             return;
         }
+        // SAFETY: raises where the stack has no room for what is inside.
+        unsafe { pg_sys::check_stack_depth() };
         // SAFETY: each node is read as what its tag says it is.
         unsafe {
             match (*node).type_ {
@@ -260,14 +259,16 @@ impl Calls {
                 pg_sys::BoolExprType::AND_EXPR => pg_sys::BoolTestType::IS_NOT_FALSE,
                 _ => pg_sys::BoolTestType::IS_NOT_TRUE,
             };
-            let mut guard = guard;
-            for argument in members::<Node>((*node).args) {
-                self.look(argument, guard);
-                let test = node::make::<pg_sys::BooleanTest>(NodeTag::T_BooleanTest);
-                (*test).arg = argument.cast();
-                (*test).booltesttype = goes_on;
-                (*test).location = -1;
-                guard = both(guard, test.cast());
+            let arguments = members::<Node>((*node).args);
+            for (i, argument) in arguments.iter().enumerate().filter(|(_, a)| any(**a)) {
+                let before = arguments[..i].iter().map(|earlier| {
+                    let test = node::make::<pg_sys::BooleanTest>(NodeTag::T_BooleanTest);
+                    (*test).arg = earlier.cast();
+                    (*test).booltesttype = goes_on;
+                    (*test).location = -1;
+                    test.cast::<Node>()
+                });
+                self.look(*argument, all_of(guard, before));
             }
         }
     }
@@ -293,14 +294,16 @@ impl Calls {
                 copy.cast::<Node>()
             };
             for (i, when) in whens.iter().enumerate() {
-                let asked = if i == 0 { guard } else { both(guard, takes(usize::MAX, i, true)) };
-                self.look((**when).expr.cast(), asked);
+                if any((**when).expr.cast()) {
+                    let asked = if i == 0 { guard } else { all_of(guard, [takes(usize::MAX, i, true)]) };
+                    self.look((**when).expr.cast(), asked);
+                }
                 if any((**when).result.cast()) {
-                    self.look((**when).result.cast(), both(guard, takes(i, i + 1, false)));
+                    self.look((**when).result.cast(), all_of(guard, [takes(i, i + 1, false)]));
                 }
             }
             if any((*node).defresult.cast()) {
-                self.look((*node).defresult.cast(), both(guard, takes(usize::MAX, whens.len(), true)));
+                self.look((*node).defresult.cast(), all_of(guard, [takes(usize::MAX, whens.len(), true)]));
             }
         }
     }
@@ -309,14 +312,16 @@ impl Calls {
     unsafe fn coalesce(&mut self, node: *mut pg_sys::CoalesceExpr, guard: *mut Node) {
         // SAFETY: the caller read its tag.
         unsafe {
-            let mut guard = guard;
-            for argument in members::<Node>((*node).args) {
-                self.look(argument, guard);
-                let test = node::make::<pg_sys::NullTest>(NodeTag::T_NullTest);
-                (*test).arg = argument.cast();
-                (*test).nulltesttype = pg_sys::NullTestType::IS_NULL;
-                (*test).location = -1;
-                guard = both(guard, test.cast());
+            let arguments = members::<Node>((*node).args);
+            for (i, argument) in arguments.iter().enumerate().filter(|(_, a)| any(**a)) {
+                let before = arguments[..i].iter().map(|earlier| {
+                    let test = node::make::<pg_sys::NullTest>(NodeTag::T_NullTest);
+                    (*test).arg = earlier.cast();
+                    (*test).nulltesttype = pg_sys::NullTestType::IS_NULL;
+                    (*test).location = -1;
+                    test.cast::<Node>()
+                });
+                self.look(*argument, all_of(guard, before));
             }
         }
     }
@@ -397,27 +402,27 @@ fn has_free_test(node: *mut Node) -> bool {
     found
 }
 
-/// Both conditions; either may be none.
-pub(super) fn both(a: *mut Node, b: *mut Node) -> *mut Node {
-    joined(pg_sys::BoolExprType::AND_EXPR, a, b)
+/// A condition, which may be none, and others.
+fn all_of(guard: *mut Node, others: impl IntoIterator<Item = *mut Node>) -> *mut Node {
+    let conditions: Vec<*mut Node> = std::iter::once(guard).filter(|g| !g.is_null()).chain(others).collect();
+    match conditions[..] {
+        [] => std::ptr::null_mut(),
+        [one] => one,
+        // SAFETY: makes a node of others in the current context.
+        _ => unsafe { pg_sys::makeBoolExpr(pg_sys::BoolExprType::AND_EXPR, node::list(conditions), -1).cast() },
+    }
 }
 
 /// One of two conditions; where one is none, so is the result.
 pub(super) fn either(a: *mut Node, b: *mut Node) -> *mut Node {
-    // SAFETY: compares two trees.
-    if a.is_null() || b.is_null() || unsafe { pg_sys::equal(a.cast(), b.cast()) } {
-        return if b.is_null() { b } else { a };
-    }
-    joined(pg_sys::BoolExprType::OR_EXPR, a, b)
-}
-
-fn joined(how: pg_sys::BoolExprType::Type, a: *mut Node, b: *mut Node) -> *mut Node {
     if a.is_null() || b.is_null() {
-        return if a.is_null() { b } else { a };
+        return std::ptr::null_mut();
     }
-    // SAFETY: makes a node of two others in the current context.
+    // SAFETY: compares two trees, or makes a node of them in the current context.
     unsafe {
-        let list = pg_sys::lappend(std::ptr::null_mut(), a.cast());
-        pg_sys::makeBoolExpr(how, pg_sys::lappend(list, b.cast()), -1).cast()
+        if pg_sys::equal(a.cast(), b.cast()) {
+            return a;
+        }
+        pg_sys::makeBoolExpr(pg_sys::BoolExprType::OR_EXPR, node::list([a, b]), -1).cast()
     }
 }

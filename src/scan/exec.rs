@@ -111,6 +111,16 @@ impl Window {
         unsafe { pg_sys::MemoryContextReset(self.home.context()) };
     }
 
+    /// Makes room for more rows, or fails without ending the process.
+    fn grow(&mut self) -> Result<()> {
+        let more = self.values.len().max(FIRST_LAZY_WINDOW * self.columns);
+        let full =
+            |_| pg_predict_engine::Error::OutOfMemory { what: "rows that wait for a batch".into(), bytes: more * 9 };
+        self.values.try_reserve(more).map_err(full)?;
+        self.nulls.try_reserve(more).map_err(full)?;
+        Ok(())
+    }
+
     /// Where answers are made.
     pub(super) fn context(&self) -> pg_sys::MemoryContext {
         self.home.context()
@@ -162,8 +172,8 @@ struct Group {
     /// The columns of a row that is not put together.
     columns: pg_sys::TupleDesc,
     lanes: Vec<Lane>,
-    /// The lane of the row before.
-    current: usize,
+    /// The references of the row at hand, for those that are no constants.
+    at_hand: Vec<String>,
     counters: Counters,
 }
 
@@ -313,7 +323,7 @@ unsafe fn set_up(
                 variadic: (*first).funcvariadic,
                 columns: row,
                 lanes: Vec::new(),
-                current: 0,
+                at_hand: Vec::new(),
                 counters: Counters::default(),
             });
         }
@@ -383,6 +393,7 @@ pub(super) unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     // SAFETY: ends what `begin` began.
     unsafe {
         if let Some(scan) = scan_of(node) {
+            scan.groups.iter_mut().flat_map(|g| &mut g.lanes).for_each(Lane::give_up);
             scan.groups.iter_mut().for_each(|g| g.lanes.clear());
             if !scan.store.is_null() {
                 pg_sys::tuplestore_end(std::mem::replace(&mut scan.store, std::ptr::null_mut()));
@@ -411,9 +422,7 @@ pub(super) unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState
                 pg_sys::tuplestore_end(std::mem::replace(&mut scan.store, std::ptr::null_mut()));
             }
             for lane in scan.groups.iter_mut().flat_map(|g| &mut g.lanes) {
-                if let Err(error) = lane.forget() {
-                    raise(error);
-                }
+                lane.forget();
             }
             scan.windows.iter_mut().for_each(Window::clear);
             (scan.ahead, scan.ended, scan.store_ended, scan.size) = (false, false, false, 0);
@@ -468,12 +477,12 @@ impl Group {
         if constant && !self.lanes.is_empty() {
             return Ok(&mut self.lanes[0]);
         }
-        let mut references = Vec::with_capacity(self.references.len());
+        self.at_hand.clear();
         for i in 0..self.references.len() {
             let reference = match &self.references[i].1 {
                 Some(text) => text.clone(),
                 None => {
-                    // SAFETY: a compiled expression; it is a constant or a parameter, or a column of the row.
+                    // SAFETY: a compiled expression; it is a parameter, or of columns of the row.
                     let value = unsafe { evaluate(self.references[i].0, context) };
                     if value.isnull {
                         return Err(Error::NullArgument { what: "the model reference" });
@@ -481,16 +490,15 @@ impl Group {
                     text::text(value.value)?.into_owned()
                 }
             };
-            references.push(reference);
+            self.at_hand.push(reference);
         }
-        if let Some(i) = self.lanes.iter().position(|l| l.references == references) {
-            self.current = i;
+        if let Some(i) = self.lanes.iter().position(|l| l.references == self.at_hand) {
             return Ok(&mut self.lanes[i]);
         }
-        let lane = Lane::open(references, &self.calls, home)?;
+        let lane = Lane::open(self.at_hand.clone(), &self.calls, home)?;
         self.lanes.push(lane);
-        self.current = self.lanes.len() - 1;
-        Ok(&mut self.lanes[self.current])
+        let last = self.lanes.len() - 1;
+        Ok(&mut self.lanes[last])
     }
 }
 
@@ -613,6 +621,9 @@ impl Scan {
                     self.ended = true;
                     break;
                 }
+                if self.groups.iter().any(|g| g.lanes.len() > LANES) {
+                    break;
+                }
             }
             let mut peak = 0;
             for group in &mut self.groups {
@@ -643,6 +654,9 @@ impl Scan {
         unsafe {
             let window = &mut self.windows[which];
             let base = window.values.len();
+            if window.values.capacity() - base < window.columns {
+                window.grow()?;
+            }
             window.values.resize(base + window.columns, Datum::from(0));
             window.nulls.resize(base + window.columns, true);
             for kept in &self.kept {
@@ -744,7 +758,7 @@ impl Scan {
         self.shared.put(self.groups.iter().map(|g| g.counters));
     }
 
-    /// The counters of a group and of its label.
+    /// The counters of a group.
     pub(super) fn counters(&self, group: usize) -> Counters {
         self.groups.get(group).map(|g| g.counters).unwrap_or_default()
     }

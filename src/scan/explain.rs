@@ -127,10 +127,13 @@ pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanStat
     let Some(scan) = scan_of(node) else { return };
     let groups = scan.recipe.groups.len();
     if let Some((all, workers)) = scan.shared.all.take() {
-        // SAFETY: the memory is there until this has returned.
-        scan.shared.last = (0..workers)
-            .map(|w| (0..groups).map(|g| unsafe { all.add(w * groups + g).read_volatile() }).collect())
-            .collect();
+        scan.shared.last.resize(workers.max(scan.shared.last.len()), vec![Counters::default(); groups]);
+        for (worker, sum) in scan.shared.last.iter_mut().enumerate().take(workers) {
+            for (group, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: the memory is there until this has returned.
+                sum.add(&unsafe { all.add(worker * groups + group).read_volatile() });
+            }
+        }
     }
 }
 

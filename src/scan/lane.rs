@@ -170,6 +170,9 @@ impl Lane {
             let fit = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
             let more = self.room.clamp(FIRST_ROWS, 4096).min(self.runner.batch_size).min(fit).max(1);
             binding.reserve(&mut self.batch, more)?;
+            let full = |_| pg_predict_engine::Error::OutOfMemory { what: "a batch".into(), bytes: 5 * more };
+            self.places.try_reserve(more).map_err(full)?;
+            self.rows.ran.try_reserve(more).map_err(full)?;
             self.room = self.batch.rows + more;
         }
         let before = self.rows.ran.len();
@@ -246,20 +249,23 @@ impl Lane {
         self.flight.as_ref().is_some_and(|f| f.window == window)
     }
 
-    /// Forgets the rows that are gathered or under way.
-    pub(super) fn forget(&mut self) -> Result<()> {
-        if let Some(flight) = self.flight.take() {
-            drop(flight);
-            self.runner.collect().map(|(mut batch, _, _)| {
-                batch.clear();
-                self.spare.push((batch, Rows::default(), Vec::new()));
-            })?;
+    /// Forgets the rows that are gathered or under way: nobody wants their answers, nor to know that they failed.
+    pub(super) fn forget(&mut self) {
+        if self.flight.take().is_some()
+            && let Ok((mut batch, _, _)) = self.runner.collect()
+        {
+            batch.clear();
+            self.spare.push((batch, Rows::default(), Vec::new()));
         }
         self.batch.clear();
         self.rows.clear();
         self.places.clear();
         self.bad.clear();
-        Ok(())
+    }
+
+    /// Ends what is under way.
+    pub(super) fn give_up(&mut self) {
+        self.runner.give_up();
     }
 
     /// Puts the answers of a batch into the rows of its window.

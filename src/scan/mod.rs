@@ -93,6 +93,7 @@ unsafe extern "C-unwind" fn planner(
     {
         raise(error);
     }
+    plan::mark_seen(statement);
     statement
 }
 
@@ -102,7 +103,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     // SAFETY: the plan may be one that is kept for other executions, so a copy is changed; it lives as long as the query.
     unsafe {
         let statement = (*query).plannedstmt;
-        if guc::enable_batch_scan() && plan::is_untouched(statement) {
+        if guc::enable_batch_scan() && plan::is_unseen(statement) {
             let copy = pg_sys::copyObjectImpl(statement.cast()).cast::<pg_sys::PlannedStmt>();
             let portal = pg_sys::ActivePortal;
             let cursor = flags as u32 & pg_sys::EXEC_FLAG_BACKWARD != 0

@@ -41,6 +41,21 @@ struct Rewrite {
     range_table: *mut pg_sys::List,
 }
 
+/// Marks a statement that the planner hook has seen, among its dependencies: none of PostgreSQL's caches has this number.
+const SEEN: i32 = -1;
+
+/// Notes that a statement need not be looked at again.
+pub(super) fn mark_seen(statement: *mut pg_sys::PlannedStmt) {
+    // SAFETY: the planner's own result, which nobody else reads yet.
+    unsafe {
+        if calls_functions(statement) {
+            let item = node::make::<pg_sys::PlanInvalItem>(NodeTag::T_PlanInvalItem);
+            (*item).cacheId = SEEN;
+            (*statement).invalItems = pg_sys::lappend((*statement).invalItems, item.cast());
+        }
+    }
+}
+
 /// Rewrites a statement in place. `cursor`: it is a cursor's query.
 pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Result<()> {
     // SAFETY: the planner's own result, or a copy of it, which nobody else reads yet.
@@ -52,7 +67,7 @@ pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         plans.extend(members::<Plan>((*statement).subplans));
         let mut all = Vec::new();
         plans.iter().for_each(|plan| every(*plan, &mut all));
-        if all.iter().any(|plan| is_ours(*plan)) || !all.iter().any(|plan| evaluates_calls(*plan)) {
+        if !all.iter().any(|plan| evaluates_calls(*plan)) {
             return Ok(());
         }
         let mut subplan_nodes = Vec::new();
@@ -73,17 +88,12 @@ pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
     }
 }
 
-/// Whether a statement has calls and no node of ours: it was planned before this library was loaded, or has none to batch.
-pub(super) fn is_untouched(statement: *const pg_sys::PlannedStmt) -> bool {
+/// Whether a statement may have calls and was planned before this library was loaded.
+pub(super) fn is_unseen(statement: *const pg_sys::PlannedStmt) -> bool {
     // SAFETY: reads a finished plan.
     unsafe {
-        if !calls_functions(statement) {
-            return false;
-        }
-        let mut all = Vec::new();
-        every((*statement).planTree, &mut all);
-        members::<Plan>((*statement).subplans).into_iter().for_each(|plan| every(plan, &mut all));
-        !all.iter().any(|plan| is_ours(*plan)) && all.iter().any(|plan| evaluates_calls(*plan))
+        let seen = |item: *mut pg_sys::PlanInvalItem| (*item).cacheId == SEEN;
+        calls_functions(statement) && !members((*statement).invalItems).into_iter().any(seen)
     }
 }
 
@@ -123,7 +133,9 @@ unsafe fn every(plan: *mut Plan, all: &mut Vec<*mut Plan>) {
         return;
     }
     all.push(plan);
-    // SAFETY: a plan's nodes.
+    // SAFETY: a plan's nodes; raises where the stack has no room for them.
+    unsafe { pg_sys::check_stack_depth() };
+    // SAFETY: as above.
     unsafe { below(plan).into_iter().for_each(|p| every(p, all)) }
 }
 
@@ -418,6 +430,7 @@ impl Rewrite {
         }
         // SAFETY: each node is read as what its tag says it is.
         unsafe {
+            pg_sys::check_stack_depth();
             let tag = (*plan).type_;
             let (mut left, mut right) = (place, place);
             match tag {

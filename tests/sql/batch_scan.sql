@@ -258,6 +258,49 @@ UPDATE plain SET note = 'this' WHERE CURRENT OF n;
 SELECT id, note FROM plain WHERE note = 'this';
 ROLLBACK;
 
+-- A partition's row; a cursor held over the end of its transaction; a compressed and an external value that travel with their rows.
+BEGIN;
+DECLARE p CURSOR FOR SELECT id, predict('named', part) FROM part;
+FETCH 1 FROM p;
+MOVE 120 FROM p;
+FETCH 1 FROM p;
+UPDATE part SET a = -5 WHERE CURRENT OF p;
+SELECT tableoid::regclass, id FROM part WHERE a = -5;
+ROLLBACK;
+BEGIN;
+DECLARE h SCROLL CURSOR WITH HOLD FOR SELECT id, predict('named', a, b, c) FROM plain ORDER BY id;
+FETCH 2 FROM h;
+COMMIT;
+FETCH 2 FROM h;
+FETCH PRIOR FROM h;
+CLOSE h;
+CREATE TABLE wide (id int, a real, body text, packed text);
+ALTER TABLE wide ALTER body SET STORAGE EXTERNAL;
+INSERT INTO wide SELECT i, i, repeat(md5(i::text), 200), repeat('x', 9000 + i) FROM generate_series(1, 120) i;
+SELECT count(*), count(*) FILTER (WHERE y = a + 10 AND body = repeat(md5(id::text), 200) AND length(packed) = 9000 + id) AS right
+  FROM (SELECT id, a, body, packed, predict('named', a, 1, 0) AS y FROM wide OFFSET 0) s;
+
+-- Deep and long conditions cost neither the stack nor the plan.
+SELECT count(predict) FROM (SELECT predict('named', a, b, c) FROM plain WHERE id < 4) s;
+DO $$
+DECLARE
+    n bigint;
+BEGIN
+    EXECUTE 'SELECT count(*) FROM plain WHERE ' || (SELECT string_agg('id = ' || -i, ' OR ') FROM generate_series(1, 3000) i) || ' OR predict(''named'', a, b, c) > 0' INTO n;
+    RAISE NOTICE 'an OR of 3001: %', n;
+    EXECUTE 'SELECT count(' || repeat('coalesce(b, ', 300) || 'predict(''named'', a, 1, c)' || repeat(')', 300) || ') FROM plain' INTO n;
+    RAISE NOTICE '300 COALESCE: %', n;
+    EXECUTE 'SELECT sum(CASE ' || (SELECT string_agg(format('WHEN id = %s THEN predict(''named'', a, 1, %s)', i, i), ' ') FROM generate_series(1, 150) i) || ' END)::bigint FROM plain' INTO n;
+    RAISE NOTICE 'a CASE of 150: %', n;
+END $$;
+
+-- Cancelled in the middle, the backend goes on; so it does where rows that were read ahead are not wanted.
+SELECT predict.create_model('slow', model('slow'));
+SET statement_timeout = '200ms';
+SELECT sum(predict('slow', g)) FROM generate_series(1, 10000000) g;
+RESET statement_timeout;
+SELECT count(y) FROM (SELECT predict('named', g, 1, 1) AS y FROM generate_series(1, 100000) g LIMIT 2000) s;
+
 -- A role that may not execute a function may not by way of the node either.
 CREATE ROLE batch_scan_reader;
 GRANT SELECT ON plain TO batch_scan_reader;
