@@ -39,6 +39,7 @@ missing_tools() {
     have clang || printf '%s\n' clang
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -q 'libclang[-.]' || printf '%s\n' libclang-dev
     have pkg-config || printf '%s\n' pkg-config
+    have bzip2 || printf '%s\n' bzip2
     has_pgrx || { have pkg-config && pkg-config --exists openssl; } || printf '%s\n' libssl-dev
     have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3 python3-venv
     have prove && perl -MIPC::Run -e 1 2>/dev/null || printf '%s\n' perl libipc-run-perl

@@ -116,7 +116,19 @@ pub(crate) fn call_support(call: &Call) -> Result<Option<Datum>> {
             return nothing;
         }
         let (mut names, mut fields) = (std::ptr::null_mut(), std::ptr::null_mut());
+        #[cfg(not(feature = "pg18"))]
         pg_sys::expandRTE(table, number as i32, 0, row.location, true, &raw mut names, &raw mut fields);
+        #[cfg(feature = "pg18")]
+        pg_sys::expandRTE(
+            table,
+            number as i32,
+            0,
+            row.varreturningtype,
+            row.location,
+            true,
+            &raw mut names,
+            &raw mut fields,
+        );
         let columns = crate::pg::node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
         (*columns).args = fields;
         (*columns).row_typeid = row.vartype;
