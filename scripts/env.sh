@@ -124,7 +124,7 @@ find_readable() {
     rm -rf "$READABLE"
     mkdir -p "$READABLE"
     local part parts=()
-    for part in Makefile models tests scripts sql demo target/models; do
+    for part in Makefile models tests scripts sql demo target/models target/packages/minilm; do
         [ ! -e "$ROOT/$part" ] || parts+=("$part")
     done
     tar -C "$ROOT" --exclude=__pycache__ -cf - "${parts[@]}" | tar -C "$READABLE" --no-same-owner -xf -

@@ -3,6 +3,8 @@
 \getenv tests PG_ABS_SRCDIR
 \set start :tests '/sql/include/start.sql'
 \i :start
+\set shapes :tests '/sql/include/shapes.sql'
+\i :shapes
 
 SELECT predict.create_model('named', model('named')), predict.create_model('lookup', model('lookup')), predict.create_model('shapes', model('shapes')),
        predict.create_model('text', model('text')), predict.create_model('divide', model('divide')), predict.create_model('zip', model('zipmap_text'));
@@ -25,30 +27,8 @@ ALTER TABLE part ATTACH PARTITION part_2 FOR VALUES FROM (100) TO (200);
 CREATE TABLE part_3 PARTITION OF part FOR VALUES FROM (200) TO (300);
 INSERT INTO part SELECT id, a, b, c FROM a WHERE id < 200;
 CREATE TABLE none (id int, a real, b real, c real);
+CALL keep_statistics();
 ANALYZE;
-
--- What a statement gives: each row as text, then how it ended.
-CREATE FUNCTION outcome(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
-DECLARE
-    r record;
-    rows text[] := '{}';
-    state text; message text; detail text; hint text;
-BEGIN
-    BEGIN
-        FOR r IN EXECUTE statement LOOP
-            rows := rows || r::text;
-        END LOOP;
-        RETURN rows || 'done'::text;
-    EXCEPTION WHEN OTHERS THEN
-        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-        RETURN array[format('%s: %s (%s) (%s)', state, message, detail, hint)];
-    END;
-END $$;
--- The plan of a statement.
-CREATE FUNCTION plan(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN QUERY EXECUTE 'EXPLAIN (COSTS OFF) ' || statement;
-END $$;
 
 CREATE TABLE shape (nr int GENERATED ALWAYS AS IDENTITY, statement text);
 INSERT INTO shape (statement) VALUES
@@ -208,6 +188,9 @@ BEGIN
     RETURN NEXT checked || ' shapes';
 END $$;
 
+-- Which shapes get the node, and where.
+SELECT CASE WHEN n = 1 THEN '-- ' || s.statement || chr(10) || p ELSE p END FROM shape s, plan(s.statement) WITH ORDINALITY p(p, n) ORDER BY nr, n;
+
 -- With and without.
 SELECT check_shapes();
 -- However else the server plans.
@@ -231,9 +214,6 @@ SET max_parallel_workers_per_gather = 0;
 SET jit = on; SET jit_above_cost = 0; SET jit_inline_above_cost = 0; SET jit_optimize_above_cost = 0; SET pg_predict.batch_size = 50;
 SELECT check_shapes(9);
 SET jit = off;
-
--- Which shapes get the node, and where.
-SELECT CASE WHEN n = 1 THEN '-- ' || s.statement || chr(10) || p ELSE p END FROM shape s, plan(s.statement) WITH ORDINALITY p(p, n) ORDER BY nr, n;
 
 -- Cursors go back and change their row.
 BEGIN;

@@ -49,6 +49,31 @@ for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict
     }
 }
 
+# A planner hook that changes how a statement is planned by a hint in its text, as pg_hint_plan does.
+my $hints = "$PostgreSQL::Test::Utils::tmp_check/hints.so";
+my $config = $ENV{PG_CONFIG} || 'pg_config';
+chomp(my $include = `$config --includedir-server`);
+system_or_bail($ENV{CC} || 'cc', '-O1', '-fPIC', '-shared', "-I$include", "$root/tests/tap/hints.c", '-o', $hints);
+$node->safe_psql('postgres', 'CREATE INDEX ON t (id)');
+my $hinted = "/*+ NoSeqScan */ SELECT id, predict('named', a, 1, 1) FROM t WHERE id > 0 AND predict('named', a, 1, 1) > 0";
+(my $plain = $hinted) =~ s/^.*?\*\/ //;
+for my $libraries ("$hints,pg_predict", "pg_predict,$hints", "pg_stat_statements,$hints,auto_explain,pg_predict") {
+    $node->append_conf('postgresql.conf', "shared_preload_libraries = '$libraries'");
+    $node->restart;
+    (my $name = $libraries) =~ s/[^,]*hints\.so/hints/;
+    my $both = qr/Custom Scan \(BatchPredict\).*(Index|Bitmap) /s;
+    like($node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $hinted"), $both, "$name: a hint is followed, and calls are batched");
+    unlike($node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $plain"), $both, "$name: without a hint the plan is another");
+    is($node->safe_psql('postgres', $hinted), $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $hinted"), "$name: and both give the same");
+}
+# Loaded by a session after pg_predict was, and before.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->restart;
+for my $loads ("LOAD '$hints'; SELECT predict('named', 1, 1, 1);", "SELECT predict('named', 1, 1, 1); LOAD '$hints';") {
+    like($node->safe_psql('postgres', "$loads EXPLAIN (COSTS OFF) $hinted"), qr/Custom Scan \(BatchPredict\).*(Index|Bitmap) /s,
+        'a hint is followed in a session that loads both');
+}
+
 # As the first statement of a session, and with the library loaded by its own planning, the query itself has the node.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'auto_explain'");
 $node->restart;
