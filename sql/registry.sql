@@ -117,10 +117,10 @@ CREATE FUNCTION predict.drop_model(name text, version integer DEFAULT NULL) RETU
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_drop_model';
 COMMENT ON FUNCTION predict.drop_model(text, integer) IS 'drop a model, or one version of it that no alias names';
 
-CREATE FUNCTION predict.set_alias(model text, alias text, version integer) RETURNS void
+CREATE FUNCTION predict.set_alias(model text, alias text, version integer, force boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_set_alias';
-COMMENT ON FUNCTION predict.set_alias(text, text, integer) IS
-    'point an alias at a version; the alias "default" is what a bare model name means';
+COMMENT ON FUNCTION predict.set_alias(text, text, integer, boolean) IS
+    'point an alias at a version that passes the checks of the model; the alias "default" is what a bare model name means';
 
 CREATE FUNCTION predict.drop_alias(model text, alias text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_drop_alias';
@@ -140,5 +140,5 @@ COMMENT ON FUNCTION predict.describe(text) IS 'what a model takes and gives, and
 
 REVOKE EXECUTE ON FUNCTION
     predict.create_model(text, bytea, jsonb, jsonb, bytea), predict.create_model_from_file(text, text, jsonb, text),
-    predict.drop_model(text, integer), predict.set_alias(text, text, integer), predict.drop_alias(text, text),
+    predict.drop_model(text, integer), predict.set_alias(text, text, integer, boolean), predict.drop_alias(text, text),
     predict.grant_usage(text, text), predict.revoke_usage(text, text) FROM PUBLIC;

@@ -79,6 +79,10 @@ pub(crate) enum Error {
     TemporaryFile { path: String, reason: String },
     /// A handle outlived its query.
     StaleHandle,
+    /// Statistics need the library to be preloaded.
+    NotPreloaded,
+    /// A version fails checks of its model, so no alias is pointed at it.
+    ChecksFail { model: String, version: i32, failed: Vec<String> },
     /// The function was called where it cannot work.
     Context { function: &'static str, reason: &'static str },
     /// A plan node of ours does not say what it does.
@@ -129,6 +133,31 @@ impl Report {
 /// What an error says in its first line.
 pub(crate) fn message(error: Error) -> String {
     table(error).message
+}
+
+/// What an error says, with its detail, in one line.
+pub(crate) fn in_a_line(error: Error) -> String {
+    let report = table(error);
+    match report.detail {
+        Some(detail) => format!("{}: {detail}", report.message),
+        None => report.message,
+    }
+}
+
+/// Says to the client how far a query is.
+pub(crate) fn progress(model: &str, rows: u64, expected: Option<f64>, time: std::time::Duration) {
+    let seconds = time.as_secs_f64().max(1e-3);
+    let speed = rows as f64 / seconds;
+    let expected = expected.filter(|e| *e >= rows as f64);
+    let of = expected.map_or_else(String::new, |e| format!(" of about {e:.0}"));
+    let left = expected.filter(|_| speed > 0.0);
+    let left = left.map_or_else(String::new, |e| format!(", about {:.0} s left", (e - rows as f64) / speed));
+    ErrorReport::new(
+        Code::ERRCODE_SUCCESSFUL_COMPLETION,
+        sendable(format!("model \"{model}\": {rows}{of} rows in {seconds:.1} s, {speed:.0} rows a second{left}")),
+        "pg_predict",
+    )
+    .report(pgrx::PgLogLevel::NOTICE);
 }
 
 /// Says something to the client as a notice.
@@ -335,6 +364,18 @@ fn table(error: Error) -> Report {
             "a prediction batch handle is used outside of its query",
         )
         .hint("Use predict_batch() and predictions()."),
+        Error::NotPreloaded => report(
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "statistics of models are not collected",
+        )
+        .detail("pg_predict is not in shared_preload_libraries.")
+        .hint("Add pg_predict to shared_preload_libraries in postgresql.conf and restart the server."),
+        Error::ChecksFail { model, version, failed } => report(
+            Code::ERRCODE_CHECK_VIOLATION,
+            format!("version {version} of model \"{model}\" fails its checks"),
+        )
+        .detail(failed.join(" "))
+        .hint("predict.check() shows the rows that fail; predict.set_alias(.., force => true) overrides."),
         Error::Context { function, reason } => {
             report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{function} {reason}"))
         }

@@ -22,6 +22,8 @@ static PIPELINE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static PROBE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4096);
 // A 1 GB model loads and runs in some 10 s.
 static PROBE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+// Silence, as of any other query.
+static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 // A handful of models of ordinary size; per backend, so that a hundred backends still fit a server.
 static SESSION_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024);
 // One: parallel workers use more cores better than threads inside a run do, and leave other backends theirs.
@@ -102,6 +104,16 @@ pub(crate) fn define() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
+        c"pg_predict.progress_interval",
+        c"Time after which a query that predicts says how far it is, as a notice, again and again.",
+        c"0 says nothing.",
+        &PROGRESS_INTERVAL,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
         c"pg_predict.session_cache_size",
         c"Memory that loaded models may take in one backend.",
         c"The least recently used is dropped first; one that a running query uses stays.",
@@ -172,6 +184,11 @@ pub(crate) fn probe_memory() -> u64 {
 /// Time that the probe may take.
 pub(crate) fn probe_timeout() -> std::time::Duration {
     std::time::Duration::from_millis(PROBE_TIMEOUT.get() as u64)
+}
+
+/// Time between two words of a query about how far it is; zero for none.
+pub(crate) fn progress_interval() -> std::time::Duration {
+    std::time::Duration::from_millis(PROGRESS_INTERVAL.get().max(0) as u64)
 }
 
 /// Bytes that loaded models may take.

@@ -10,12 +10,17 @@ mod guc;
 mod pg;
 mod registry;
 mod scan;
+mod stats;
 
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/registry.sql", name = "registry", bootstrap);
 extension_sql_file!("../sql/prediction_batch.sql", name = "prediction_batch", requires = ["registry"]);
 extension_sql_file!("../sql/predict.sql", name = "predict", requires = ["prediction_batch"]);
+extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["predict"]);
+extension_sql_file!("../sql/trust.sql", name = "trust", requires = ["stats"]);
+extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["trust"]);
+extension_sql_file!("../sql/drift.sql", name = "drift", requires = ["trust"]);
 
 /// Called once by every process that loads the library, the postmaster too when it is preloaded: it must touch nothing
 /// of ONNX Runtime.
@@ -25,5 +30,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::setting::quiet_backtraces();
     guc::define();
     pg::exchange::watch_transactions();
+    pg::shared::init();
     scan::init();
 }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use pg_predict_engine::options::{Batching, Options};
 use pg_predict_engine::reference::{Reference, Selection, VersionRef, check_alias, check_name};
-use pg_predict_engine::session::{Content, content_hash, hex};
+use pg_predict_engine::session::{Content, Session, content_hash, hex};
 use pg_predict_engine::signature::Signature;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::Oid;
@@ -22,6 +22,7 @@ use pgrx::pg_sys::Oid;
 use crate::error::{self, Error, Result, of_model};
 use crate::pg::owner;
 use crate::pg::probe::{Parts, Verdict};
+use crate::pg::sessions;
 use crate::pg::sql::{self, Mode, Value};
 
 /// Bytes of a chunk: small enough to read one at a time, large enough that TOAST's own pieces dominate.
@@ -128,8 +129,88 @@ fn version(model: &str, number: i32, hash: [u8; 32], signature: String, options:
     Ok(version)
 }
 
+/// Whether the caller owns a model.
+pub(crate) fn owns(name: &str) -> bool {
+    has_privilege(name, true)
+}
+
+/// Whether the caller may use a model.
+pub(crate) fn may_use(name: &str) -> bool {
+    has_privilege(name, false)
+}
+
+fn has_privilege(name: &str, as_owner: bool) -> bool {
+    if owner::caller_is_superuser() {
+        return true;
+    }
+    let mut roles = Vec::new();
+    owner::as_registry_owner(|| {
+        sql::run(
+            Mode::Read,
+            c"SELECT role::oid, privilege FROM predict.privilege WHERE model = $1",
+            &[Value::Text(name)],
+            |row| {
+                if !as_owner || row.text(1).as_deref() == Some("owner") {
+                    roles.extend(row.oid(0));
+                }
+            },
+        );
+    });
+    roles.into_iter().any(owner::caller_is)
+}
+
+/// The session of a version. Where it is loaded now by another ONNX Runtime than its checks were last run with, a warning says so.
+pub(crate) fn session(version: &Arc<Version>) -> Result<Arc<Session>> {
+    let mut loaded = false;
+    let session = sessions::open(version, || {
+        loaded = true;
+        content(version)
+    })?;
+    if loaded && !sessions::is_worker() {
+        let runtime = sessions::runtime()?;
+        let mut others = false;
+        owner::as_registry_owner(|| {
+            sql::run(
+                Mode::Read,
+                c"SELECT FROM predict.check_result WHERE model = $1 AND version = $2 AND runtime <> $3 LIMIT 1",
+                &[Value::Text(&version.model), Value::Int(version.number), Value::Text(&runtime)],
+                |_| others = true,
+            );
+        });
+        if others {
+            let label = version.label();
+            error::warn(
+                &format!("the checks of model \"{label}\" were last run with another ONNX Runtime"),
+                &format!("Now it is {runtime}."),
+                &format!("Run them: SELECT * FROM predict.check('{label}')."),
+            );
+        }
+    }
+    Ok(session)
+}
+
+/// Notes what was done to a model, for predict.history.
+fn note(model: &str, action: &str, version: Option<i32>, alias: Option<&str>, detail: Option<&str>) {
+    let role = owner::role_name(owner::caller());
+    owner::as_registry_owner(|| {
+        sql::run(
+            Mode::Write,
+            c"INSERT INTO predict.event (role, model, action, version, alias, detail) VALUES ($1::name, $2, $3, $4, $5, $6)",
+            &[
+                Value::Text(&role),
+                Value::Text(model),
+                Value::Text(action),
+                Value::OptionalInt(version),
+                Value::OptionalText(alias),
+                Value::OptionalText(detail),
+            ],
+            |_| {},
+        );
+    });
+}
+
 /// Reads all that a version is loaded from.
-pub(crate) fn content(version: &Version) -> Result<Content> {
+fn content(version: &Version) -> Result<Content> {
     let stored = |hash: &str| match unhex(hash) {
         Some(hash) => bytes(&hash),
         None => {
@@ -323,6 +404,10 @@ pub(crate) fn create(name: &str, given: &Given<'_>, options: &serde_json::Value)
             );
         }
     });
+    note(name, "create version", Some(number), None, None);
+    if made > 0 {
+        note(name, "set alias", Some(number), Some("default"), None);
+    }
     Ok(number)
 }
 
@@ -494,6 +579,7 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
             let name = [Value::Text(name)];
             sql::run(Mode::Write, c"DELETE FROM predict.alias WHERE model = $1", &name, |_| {});
             sql::run(Mode::Write, c"DELETE FROM predict.privilege WHERE model = $1", &name, |_| {});
+            drop_trust(&name);
             sql::run(
                 Mode::Write,
                 c"WITH gone AS (DELETE FROM predict.version WHERE model = $1 RETURNING hash, parts)
@@ -504,6 +590,7 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
             sql::run(Mode::Write, c"DELETE FROM predict.model WHERE name = $1", &name, |_| {});
             drop_orphans(hashes);
         });
+        note(name, "drop model", None, None, None);
         return Ok(());
     };
     let mut aliases = Vec::new();
@@ -525,6 +612,12 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
                 |row| hashes.extend(row.bytes(0, <[u8]>::to_vec)),
             );
             dropped = !hashes.is_empty();
+            sql::run(
+                Mode::Write,
+                c"DELETE FROM predict.check_result WHERE model = $1 AND version = $2",
+                &values,
+                |_| {},
+            );
             drop_orphans(std::mem::take(&mut hashes));
         }
     });
@@ -534,11 +627,47 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
     if !dropped {
         return Err(Error::NoVersion { model: name.to_owned(), version: number });
     }
+    note(name, "drop version", Some(number), None, None);
     Ok(())
 }
 
-/// Points an alias at a version.
-pub(crate) fn set_alias(name: &str, alias: &str, number: i32) -> Result<()> {
+/// Drops what is kept of a model beside its versions: its checks and its baseline.
+fn drop_trust(name: &[Value<'_>]) {
+    sql::run(Mode::Write, c"DELETE FROM predict.check_row WHERE model = $1", name, |_| {});
+    sql::run(Mode::Write, c"DELETE FROM predict.check_result WHERE model = $1", name, |_| {});
+    sql::run(Mode::Write, c"DELETE FROM predict.check_set WHERE model = $1", name, |_| {});
+    sql::run(Mode::Write, c"DELETE FROM predict.baseline WHERE model = $1", name, |_| {});
+}
+
+/// The checks of a model that a version fails, each as a sentence. They are run as the caller, who owns the model.
+fn failed_checks(name: &str, number: i32) -> Vec<String> {
+    let mut any = false;
+    owner::as_registry_owner(|| {
+        let statement = c"SELECT FROM predict.check_set WHERE model = $1 LIMIT 1";
+        sql::run(Mode::Read, statement, &[Value::Text(name)], |_| any = true);
+    });
+    let mut failed = Vec::new();
+    if any {
+        sql::run(
+            Mode::Write,
+            c"SELECT c.name, c.failed, c.rows FROM predict.check($1) c WHERE NOT c.passed",
+            &[Value::Text(&format!("{name}@{number}"))],
+            |row| {
+                let (check, bad, rows) = (row.text(0), row.int(1), row.int(2));
+                failed.push(format!(
+                    "Check \"{}\": {} of {} rows differ.",
+                    check.unwrap_or_default(),
+                    bad.unwrap_or_default(),
+                    rows.unwrap_or_default()
+                ));
+            },
+        );
+    }
+    failed
+}
+
+/// Points an alias at a version, if that passes the model's checks. `force`: also if not.
+pub(crate) fn set_alias(name: &str, alias: &str, number: i32, force: bool) -> Result<()> {
     check_alias(alias).map_err(|reason| Error::BadName { what: "an alias", name: alias.to_owned(), reason })?;
     own_model(name, "change")?;
     let mut exists = false;
@@ -549,17 +678,43 @@ pub(crate) fn set_alias(name: &str, alias: &str, number: i32) -> Result<()> {
             &[Value::Text(name), Value::Int(number)],
             |_| exists = true,
         );
-        if exists {
-            sql::run(
-                Mode::Write,
-                c"INSERT INTO predict.alias VALUES ($1, $2, $3)
-                  ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version",
-                &[Value::Text(name), Value::Text(alias), Value::Int(number)],
-                |_| {},
-            );
-        }
     });
-    if exists { Ok(()) } else { Err(Error::NoVersion { model: name.to_owned(), version: number }) }
+    if !exists {
+        return Err(Error::NoVersion { model: name.to_owned(), version: number });
+    }
+    let failed = failed_checks(name, number);
+    let failing = (!failed.is_empty()).then(|| failed.join(" "));
+    if let Some(failing) = &failing {
+        if !force {
+            return Err(Error::ChecksFail { model: name.to_owned(), version: number, failed });
+        }
+        error::warn(
+            &format!("alias \"{alias}\" of model \"{name}\" is pointed at version {number}, which fails its checks"),
+            failing,
+            "It was forced; predict.history keeps it.",
+        );
+    }
+    let mut before = None;
+    owner::as_registry_owner(|| {
+        sql::run(
+            Mode::Write,
+            c"SELECT version FROM predict.alias WHERE model = $1 AND alias = $2",
+            &[Value::Text(name), Value::Text(alias)],
+            |row| before = row.int(0),
+        );
+        sql::run(
+            Mode::Write,
+            c"INSERT INTO predict.alias VALUES ($1, $2, $3)
+              ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version",
+            &[Value::Text(name), Value::Text(alias), Value::Int(number)],
+            |_| {},
+        );
+    });
+    let from = before.map(|before| format!("It named version {before}."));
+    let forced = failing.map(|failing| format!("Forced: {failing}"));
+    let detail: Vec<String> = from.into_iter().chain(forced).collect();
+    note(name, "set alias", Some(number), Some(alias), (!detail.is_empty()).then(|| detail.join(" ")).as_deref());
+    Ok(())
 }
 
 /// Drops an alias.
@@ -576,12 +731,14 @@ pub(crate) fn drop_alias(name: &str, alias: &str) -> Result<()> {
     if dropped == 0 {
         return Err(Error::NoAlias { model: name.to_owned(), alias: alias.to_owned() });
     }
+    note(name, "drop alias", None, Some(alias), None);
     Ok(())
 }
 
 /// Lets a role use a model, or takes that away.
 pub(crate) fn set_usage(name: &str, role: &str, grant: bool) -> Result<()> {
     own_model(name, "grant the use of")?;
+    let named = role;
     let role = owner::role_named(role).ok_or_else(|| Error::NoRole { role: role.to_owned() })?;
     let statement = if grant {
         c"INSERT INTO predict.privilege VALUES ($1, $2::oid::regrole, 'usage') ON CONFLICT DO NOTHING"
@@ -591,5 +748,7 @@ pub(crate) fn set_usage(name: &str, role: &str, grant: bool) -> Result<()> {
     owner::as_registry_owner(|| {
         sql::run(Mode::Write, statement, &[Value::Text(name), Value::Oid(role)], |_| {});
     });
+    let action = if grant { "grant usage" } else { "revoke usage" };
+    note(name, action, None, None, Some(&format!("Role {named}.")));
     Ok(())
 }

@@ -8,9 +8,10 @@ use pgrx::pg_sys::Datum;
 use crate::error::{self, Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
 use crate::pg::results::Results;
+use crate::pg::shared::Form;
 use crate::pg::site::{Group, Site};
 use crate::pg::spill::Pool;
-use crate::pg::{expanded, memory, sessions, text};
+use crate::pg::{expanded, memory, text};
 use crate::registry;
 
 pg_function!(pg_predict_batch_transition, pg_finfo_pg_predict_batch_transition, transition);
@@ -30,10 +31,10 @@ struct Sites {
 }
 
 /// Opens the site of a reference.
-pub(super) fn open(reference: &str, call: &Call) -> Result<Site> {
+pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
     let resolved = registry::resolve(reference)?;
-    let session = sessions::open(&resolved.version, || registry::content(&resolved.version))?;
-    Site::new(resolved.version, resolved.selection, resolved.names_output, session, call.site_context())
+    let session = registry::session(&resolved.version)?;
+    Site::new(resolved.version, resolved.selection, resolved.names_output, session, call.site_context(), (form, call.expected_rows()))
 }
 
 fn transition(call: &Call) -> Result<Option<Datum>> {
@@ -63,7 +64,7 @@ fn step(
             let site = match sites.sites.iter().find(|(r, _)| r == raw) {
                 Some((_, site)) => Rc::clone(site),
                 None => {
-                    let site = Rc::new(RefCell::new(open(&text::text(reference)?, call)?));
+                    let site = Rc::new(RefCell::new(open(&text::text(reference)?, call, Form::Aggregate)?));
                     sites.sites.push((raw.to_vec(), Rc::clone(&site)));
                     site
                 }

@@ -5,3 +5,5 @@ mod describe;
 mod models;
 mod plain;
 mod predictions;
+mod stats;
+mod trust;

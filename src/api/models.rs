@@ -52,7 +52,8 @@ fn drop_model(call: &Call) -> Result<Option<Datum>> {
 fn set_alias(call: &Call) -> Result<Option<Datum>> {
     let (name, alias) = (call.text(0, "the model's name")?, call.text(1, "the alias")?);
     let version = call.int(2).ok_or(Error::NullArgument { what: "the version" })?;
-    registry::set_alias(&name, &alias, version).map(|()| VOID)
+    let force = call.argument(3).is_some_and(|d| d.value() != 0);
+    registry::set_alias(&name, &alias, version, force).map(|()| VOID)
 }
 
 fn drop_alias(call: &Call) -> Result<Option<Datum>> {

@@ -12,7 +12,7 @@ use crate::pg::call::{Call, pg_function};
 use crate::pg::form::Form;
 use crate::pg::results::Layout;
 use crate::pg::site::{Group, Site};
-use crate::pg::{planner, snapshot, text};
+use crate::pg::{planner, shared, snapshot, text};
 
 pg_function!(pg_predict_predict, pg_finfo_pg_predict_predict, predict);
 pg_function!(pg_predict_predict_text, pg_finfo_pg_predict_predict_text, predict_text);
@@ -45,7 +45,7 @@ fn score(call: &Call) -> Result<(Arc<Layout>, Vec<u8>)> {
     // An expression may outlive its statement: what it resolved is good for one state of the database only.
     if slot.open.as_ref().is_none_or(|o| o.reference != raw || o.seen != seen) {
         slot.open = None;
-        let site = Rc::new(RefCell::new(super::batch::open(&text::text(reference)?, call)?));
+        let site = Rc::new(RefCell::new(super::batch::open(&text::text(reference)?, call, shared::Form::Call)?));
         let group = Group::new(Some(Rc::clone(&site)), raw);
         slot.open = Some(Open { reference: raw.to_vec(), seen, site, group });
     }

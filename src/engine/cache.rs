@@ -44,12 +44,13 @@ impl Cache {
         Some(session)
     }
 
-    /// Makes room for a session of so many bytes, or says that it can never fit.
-    pub fn make_room(&mut self, needed: usize, limit: usize) -> Result<()> {
+    /// Makes room for a session of so many bytes, or says that it can never fit. Gives the keys of those that went.
+    pub fn make_room(&mut self, needed: usize, limit: usize) -> Result<Vec<Key>> {
         if needed > limit {
             return Err(Error::CacheTooSmall { needed, limit });
         }
         let mut bytes = self.bytes();
+        let mut gone = Vec::new();
         while bytes + needed > limit {
             // Another holder of the Arc is a query that uses the session.
             let Some((key, idle)) =
@@ -58,9 +59,16 @@ impl Cache {
                 break;
             };
             self.entries.pop(&key);
+            gone.push(key);
             bytes -= idle;
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    /// Whether a session with this key is kept.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.entries.contains(key)
     }
 
     /// Keeps a session.
@@ -112,7 +120,7 @@ mod tests {
         // 1 is used again, 2 is in use: 3 is the only one that may go.
         let used = cache.get(&key(2)).unwrap();
         assert!(cache.get(&key(1)).is_some());
-        cache.make_room(100_000, 300_000).unwrap();
+        assert_eq!(cache.make_room(100_000, 300_000), Ok(vec![key(3)]));
         assert!(cache.get(&key(3)).is_none());
         assert_eq!((cache.len(), cache.bytes()), (2, 200_000));
         drop(used);

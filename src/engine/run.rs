@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 
@@ -37,6 +38,8 @@ pub struct Work {
     constants: Arc<[Option<Constant>]>,
     /// Where a batch fails, its rows are run one by one up to the one that fails.
     finds_failure: bool,
+    /// Texts are being made into tokens now.
+    tokenising: Arc<AtomicBool>,
 }
 
 /// What a window of rows gave.
@@ -104,6 +107,22 @@ impl Rows {
     }
 }
 
+/// Says that texts are being made into tokens, until it goes.
+struct Tokenising<'a>(&'a AtomicBool);
+
+impl<'a> Tokenising<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for Tokenising<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Rows that run together, and the outputs that they gave.
 type Part = (Rows, Vec<Values>);
 
@@ -119,7 +138,7 @@ impl Work {
                 _ => Ok(None),
             })
             .collect::<Result<_>>()?;
-        Ok(Self { session, version, wanted, constants, finds_failure: false })
+        Ok(Self { session, version, wanted, constants, finds_failure: false, tokenising: Arc::default() })
     }
 
     /// The same, but where a batch fails, its first row that fails by itself is found, and the rows before it are given.
@@ -127,6 +146,12 @@ impl Work {
     pub fn finding_failure(mut self) -> Self {
         self.finds_failure = true;
         self
+    }
+
+    /// Whether texts are being made into tokens now, and the model does not run yet.
+    #[must_use]
+    pub fn is_tokenising(&self) -> bool {
+        self.tokenising.load(Ordering::Relaxed)
     }
 
     fn signature(&self) -> &Signature {
@@ -230,6 +255,7 @@ impl Work {
             .filter_map(|c| if let Column::String(s) = c { Some(s) } else { None })
             .collect();
         let Some(first) = texts.first() else { return Ok(None) };
+        let _tokenising = Tokenising::begin(&self.tokenising);
         let mut all = Vec::with_capacity(batch.rows);
         for row in 0..batch.rows {
             if stop.asked() {

@@ -145,6 +145,13 @@ fn environment(library: &str) -> Result<ort::environment::Environment> {
     Ok(environment)
 }
 
+/// What the library says of its build. Loads it where it is not loaded yet.
+pub fn runtime(library: &str) -> Result<String> {
+    let _inside = Inside::enter();
+    environment(library)?;
+    Ok(ort::info().trim_start_matches("ORT Build Info: ").to_owned())
+}
+
 /// Loads the library and makes the environment, so that what a session needs can be told apart from it.
 pub(crate) fn prepare(config: &Config) -> Result<()> {
     let _inside = Inside::enter();

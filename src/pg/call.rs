@@ -140,6 +140,19 @@ impl Call {
         Ok(context)
     }
 
+    /// Rows that the plan expects an aggregate to be called for; none elsewhere.
+    pub(crate) fn expected_rows(&self) -> Option<f64> {
+        // SAFETY: an aggregate is called with its node's state, which has its plan.
+        unsafe {
+            let node = (*self.fcinfo).context;
+            if !crate::pg::node::is(node, pg_sys::NodeTag::T_AggState) {
+                return None;
+            }
+            let input = (*(*node.cast::<pg_sys::AggState>()).ss.ps.plan).lefttree;
+            (!input.is_null()).then(|| (*input).plan_rows)
+        }
+    }
+
     /// A state that an earlier call of the same aggregate gave back as `internal`.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn state<T>(&self, i: usize) -> Option<&mut T> {

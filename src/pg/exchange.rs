@@ -36,7 +36,7 @@ fn directory(leader: i32) -> PathBuf {
 }
 
 /// The process that leads this one, or this one.
-fn leader() -> i32 {
+pub(crate) fn leader() -> i32 {
     // SAFETY: a worker's lock group has its leader's entry, which stays until the worker has gone.
     unsafe {
         let leader = (*pg_sys::MyProc).lockGroupLeader;

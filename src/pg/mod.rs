@@ -20,6 +20,7 @@ pub(crate) mod results;
 pub(crate) mod runner;
 pub(crate) mod sessions;
 pub(crate) mod setting;
+pub(crate) mod shared;
 pub(crate) mod site;
 pub(crate) mod snapshot;
 pub(crate) mod spill;

@@ -42,6 +42,11 @@ pub(crate) fn caller_reads_files() -> bool {
     caller_is(pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES))
 }
 
+/// Whether the caller may read the statistics of everybody.
+pub(crate) fn caller_reads_all_stats() -> bool {
+    caller_is(pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_STATS))
+}
+
 /// Whether the caller may execute a function.
 pub(crate) fn may_execute(function: Oid) -> bool {
     let caller = caller();

@@ -11,11 +11,12 @@ use pg_predict_engine::session::Session;
 use pg_predict_engine::signature::Output;
 use pg_predict_engine::version::Version;
 
-use crate::error::{self, Result, of_model};
+use crate::error::{self, Error, Result, of_model};
 use crate::guc;
 use crate::pg::convert::Carried;
 use crate::pg::results::Layout;
 use crate::pg::sessions;
+use crate::pg::shared::{Form, Phase, Watch};
 
 /// Runs that take less than this may keep the backend's own thread, in microseconds.
 const SHORT_RUN: f64 = 2000.0;
@@ -36,23 +37,38 @@ pub(crate) struct Runner {
     off_thread: bool,
     /// A bad row has been told of.
     has_warned: bool,
+    watch: Watch,
 }
 
 impl Runner {
-    /// One that keeps the outputs that are wanted.
-    pub(crate) fn new(version: Arc<Version>, wanted: &[bool], session: Arc<Session>) -> Result<Self> {
-        Self::with(version, wanted, session, |work| work)
+    /// One that keeps the outputs that are wanted. `expected`: rows that the plan expects.
+    pub(crate) fn new(
+        version: Arc<Version>,
+        wanted: &[bool],
+        session: Arc<Session>,
+        form: Form,
+        expected: Option<f64>,
+    ) -> Result<Self> {
+        let watch = Watch::new(&version, form, expected);
+        Self::with(version, wanted, session, watch, |work| work)
     }
 
     /// The same, but where a batch fails, the rows before the first that fails by itself are given, and that row.
-    pub(crate) fn finding_failure(version: Arc<Version>, wanted: &[bool], session: Arc<Session>) -> Result<Self> {
-        Self::with(version, wanted, session, Work::finding_failure)
+    pub(crate) fn finding_failure(
+        version: Arc<Version>,
+        wanted: &[bool],
+        session: Arc<Session>,
+        expected: Option<f64>,
+    ) -> Result<Self> {
+        let watch = Watch::new(&version, Form::Scan, expected);
+        Self::with(version, wanted, session, watch, Work::finding_failure)
     }
 
     fn with(
         version: Arc<Version>,
         wanted: &[bool],
         session: Arc<Session>,
+        watch: Watch,
         adapt: impl FnOnce(Work) -> Work,
     ) -> Result<Self> {
         let signature = &version.signature;
@@ -69,6 +85,7 @@ impl Runner {
             label,
             off_thread,
             has_warned: false,
+            watch,
         })
     }
 
@@ -99,9 +116,37 @@ impl Runner {
         signature.verified && micros < SHORT_RUN && !self.off_thread && self.pipeline.is_free()
     }
 
-    /// Runs a batch on the backend's own thread.
-    pub(crate) fn run_here(&self, batch: &Batch) -> Result<Ran> {
-        self.pipeline.run_here(batch).map_err(of_model(&self.label))
+    /// Runs a batch on the backend's own thread, and says how long that took.
+    pub(crate) fn run_here(&mut self, batch: &Batch) -> Result<(Ran, Took)> {
+        let started = Instant::now();
+        let ran = self.pipeline.run_here(batch);
+        let took = started.elapsed();
+        let ran = self.seen(ran)?;
+        self.watch.batch(took, took, ran.tokens.own);
+        Ok((ran, Took { run: took, wait: took }))
+    }
+
+    /// What a run gave; a failure is counted.
+    fn seen(&self, ran: pg_predict_engine::Result<Ran>) -> Result<Ran> {
+        ran.map_err(|error| {
+            let error = of_model(&self.label)(error);
+            self.watch.failed(&error::in_a_line(error.clone()));
+            error
+        })
+    }
+
+    /// Counts rows that have their answers: so many of them NULL, so many failed. Says how far the query is, where that is
+    /// asked for.
+    pub(crate) fn count(&mut self, rows: usize, nulls: usize, failed: usize) {
+        self.watch.rows(rows, nulls, failed);
+        if let Some((rows, expected, time)) = self.watch.progress(guc::progress_interval()) {
+            error::progress(&self.label, rows, expected, time);
+        }
+    }
+
+    /// Counts the failure of a row that ended its batch.
+    pub(crate) fn count_failure(&self, error: &Error) {
+        self.watch.failed(&error::in_a_line(error.clone()));
     }
 
     /// Sends a batch on its way. The one before must have been collected.
@@ -112,9 +157,14 @@ impl Runner {
     /// Waits for the batch under way: gives it back with its results, and how long it was waited for and ran.
     pub(crate) fn collect(&mut self) -> Result<(Batch, Ran, Took)> {
         let started = Instant::now();
-        let done = sessions::collect(&mut self.pipeline, &self.label)?;
+        let watch = &self.watch;
+        let done = sessions::collect(&mut self.pipeline, &self.label, |tokenising| {
+            watch.phase(if tokenising { Phase::Tokenising } else { Phase::Running });
+        })?;
         let took = Took { run: done.took, wait: started.elapsed() };
-        Ok((done.batch, done.result.map_err(of_model(&self.label))?, took))
+        let ran = self.seen(done.result)?;
+        self.watch.batch(took.run, took.wait, ran.tokens.own);
+        Ok((done.batch, ran, took))
     }
 
     /// Ends the batch under way, whose results nobody wants, and waits for it: the session goes on serving this backend.
@@ -122,7 +172,7 @@ impl Runner {
         if self.pipeline.is_busy() {
             self.pipeline.ask_to_stop();
             // What it gives, or how it fails, is of no use any more.
-            let _ = sessions::collect(&mut self.pipeline, &self.label);
+            let _ = sessions::collect(&mut self.pipeline, &self.label, |_| {});
         }
     }
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_predict_engine::cache::{Cache, Key};
 use pg_predict_engine::device::Device;
@@ -20,9 +20,32 @@ use pgrx::pg_sys;
 
 use crate::error::{Result, of_model};
 use crate::guc;
+use crate::pg::shared::{self, Counter, Entry, Kept, Phase, Shown};
 
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
+    /// What is shown of the sessions in it, and whose counters they are on.
+    static SHOWN: RefCell<Vec<(Key, Entry, Kept)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Shows the sessions that are kept, where something has changed.
+fn show() {
+    SHOWN.with_borrow_mut(|shown| {
+        CACHE.with_borrow(|cache| shown.retain(|(key, ..)| cache.contains(key)));
+        shared::show_sessions(&shown.iter().map(|(.., kept)| kept).collect::<Vec<_>>());
+    });
+}
+
+/// Notes that a session is used.
+fn note_use(key: &Key) {
+    if shared::is_there() {
+        SHOWN.with_borrow_mut(|shown| {
+            if let Some((nth, (.., kept))) = shown.iter_mut().enumerate().find(|(_, (k, ..))| k == key) {
+                kept.used = shared::clock();
+                shared::use_session(nth, kept.used);
+            }
+        });
+    }
 }
 
 /// How long a wait lasts before interrupts are looked at.
@@ -112,6 +135,12 @@ fn prepare_process() {
     });
 }
 
+/// Whether this process is a parallel worker.
+pub(crate) fn is_worker() -> bool {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
 /// Raises what is pending: cancel, terminate, timeout.
 pub(crate) fn check_interrupts() {
     pg_sys::check_for_interrupts!();
@@ -123,23 +152,75 @@ pub(crate) fn open(version: &Arc<Version>, fetch: impl FnOnce() -> Result<Conten
     let threads = guc::threads().or(version.options.threads).unwrap_or(1);
     let key = Key { hash: version.content_key(), device, threads };
     if let Some(session) = CACHE.with_borrow_mut(|c| c.get(&key)) {
+        note_use(&key);
         return Ok(session);
     }
     let label = version.label();
     let limit = guc::session_cache_size();
     let bytes = version.signature.session_bytes;
-    CACHE.with_borrow_mut(|c| c.make_room(bytes, limit)).map_err(of_model(&label))?;
+    let entry = shared::entry(version);
+    let loading = Shown::new(version, shared::Form::Call, Phase::Loading, None);
+    let started = Instant::now();
+    let session = load(version, &key, &label, (bytes, limit), fetch).inspect_err(|error| {
+        entry.failed(&crate::error::in_a_line(error.clone()));
+    })?;
+    entry.add(Counter::Loads, 1);
+    entry.add(Counter::LoadNanos, started.elapsed().as_nanos() as u64);
+    drop(loading);
+    if shared::is_there() {
+        let now = shared::clock();
+        let kept = Kept {
+            model: version.model.clone(),
+            number: version.number,
+            bytes: session.bytes(),
+            device: device.to_string(),
+            threads,
+            loaded: now,
+            used: now,
+        };
+        SHOWN.with_borrow_mut(|shown| shown.push((key, entry, kept)));
+        show();
+    }
+    Ok(session)
+}
+
+/// What the ONNX Runtime library says of its build: its version, or the commit that it was built from, among it.
+pub(crate) fn runtime() -> Result<String> {
+    prepare_process();
+    let library = guc::onnxruntime_library();
+    let said = wait(threads::spawn_for("pg_predict load", move || pg_predict_engine::session::runtime(&library))?)
+        .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
+    Ok(said?)
+}
+
+/// Loads a session, once there is room for it.
+fn load(
+    version: &Arc<Version>,
+    key: &Key,
+    label: &str,
+    (bytes, limit): (usize, usize),
+    fetch: impl FnOnce() -> Result<Content>,
+) -> Result<Arc<Session>> {
+    let Key { device, threads, .. } = *key;
+    let gone = CACHE.with_borrow_mut(|c| c.make_room(bytes, limit)).map_err(of_model(label))?;
+    SHOWN.with_borrow(|shown| {
+        let evicted = shown.iter().filter(|(key, ..)| gone.contains(key));
+        evicted.for_each(|(_, entry, _)| entry.add(Counter::Evictions, 1));
+    });
+    if !gone.is_empty() {
+        show();
+    }
     let content = fetch()?;
     let config = Config { library: guc::onnxruntime_library(), device, threads, session_bytes: bytes };
     let theirs = Arc::clone(version);
     prepare_process();
     let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(content, &theirs, &config))?)
         .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
-    let session = Arc::new(loaded.map_err(of_model(&label))?);
+    let session = Arc::new(loaded.map_err(of_model(label))?);
     if let Some(reason) = session.fallback() {
         crate::error::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));
     }
-    CACHE.with_borrow_mut(|c| c.insert(key, Arc::clone(&session)));
+    CACHE.with_borrow_mut(|c| c.insert(key.clone(), Arc::clone(&session)));
     Ok(session)
 }
 
@@ -154,12 +235,13 @@ pub(crate) fn wait<T>(answer: std::sync::mpsc::Receiver<T>) -> Option<T> {
     }
 }
 
-/// Waits for the batch under way, looking at interrupts.
-pub(crate) fn collect(pipeline: &mut Pipeline, model: &str) -> Result<Done> {
+/// Waits for the batch under way, looking at interrupts. `each_tick` is told now and then whether texts are made into tokens.
+pub(crate) fn collect(pipeline: &mut Pipeline, model: &str, each_tick: impl Fn(bool)) -> Result<Done> {
     loop {
         if let Some(done) = pipeline.collect(TICK).map_err(of_model(model))? {
             return Ok(done);
         }
+        each_tick(pipeline.work().is_tokenising());
         check_interrupts();
     }
 }

@@ -25,6 +25,7 @@ use crate::pg::emit;
 use crate::pg::exchange::Parcel;
 use crate::pg::results::{Faults, Layout, Results};
 use crate::pg::runner::Runner;
+use crate::pg::shared::Form;
 use crate::pg::spill::Pool;
 
 /// Room for so many rows is made at first; it doubles.
@@ -50,20 +51,21 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Makes the site of a call. `only_selected`: the other outputs are not wanted.
+    /// Makes the site of a call, of this form and with so many rows expected. `only_selected`: the other outputs are not wanted.
     pub(crate) fn new(
         version: Arc<Version>,
         selection: Selection,
         only_selected: bool,
         session: Arc<Session>,
         context: pg_sys::MemoryContext,
+        (form, expected): (Form, Option<f64>),
     ) -> Result<Self> {
         let outputs = version.signature.outputs.len();
         let wanted: Vec<bool> = (0..outputs).map(|i| !only_selected || i == selection.output).collect();
         let selection =
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
         Ok(Self {
-            runner: Runner::new(version, &wanted, session)?,
+            runner: Runner::new(version, &wanted, session, form, expected)?,
             selection,
             binding: None,
             layout: None,
@@ -113,6 +115,12 @@ impl Site {
         Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.label))?, bad))
     }
 
+    /// Counts rows that have their answers.
+    fn count(&mut self, rows: &Rows, failed: usize) {
+        let nulls = rows.ran.iter().filter(|ran| !**ran).count() - failed;
+        self.runner.count(rows.ran.len(), nulls, failed);
+    }
+
     /// Puts a chunk of results where it belongs.
     fn finish(
         &mut self,
@@ -123,6 +131,7 @@ impl Site {
         call: &Call,
     ) -> Result<()> {
         let (chunk, bad) = self.encode(rows, bad, ran)?;
+        self.count(rows, bad.len());
         let mut results = results.borrow_mut();
         if let Some((row, reason)) = bad.first() {
             let key = emit::first_carried(&results.layout, &chunk, *row)?;
@@ -186,7 +195,7 @@ impl Site {
         let ran = if group.batch.rows == 0 {
             self.runner.nothing()
         } else if self.runner.is_short(1) {
-            self.runner.run_here(&group.batch)?
+            self.runner.run_here(&group.batch)?.0
         } else {
             self.runner.submit(std::mem::take(&mut group.batch))?;
             let (batch, ran, _) = self.runner.collect()?;
@@ -194,6 +203,7 @@ impl Site {
             ran
         };
         let (chunk, bad) = self.encode(&mut group.rows, std::mem::take(&mut group.bad), &ran)?;
+        self.count(&group.rows, bad.len());
         if let Some((_, reason)) = bad.first() {
             self.runner.warn_once(reason);
         }

@@ -175,6 +175,8 @@ struct Group {
     /// The references of the row at hand, for those that are no constants.
     at_hand: Vec<String>,
     counters: Counters,
+    /// Rows that the plan expects.
+    expected: f64,
 }
 
 /// What a node is doing.
@@ -325,6 +327,7 @@ unsafe fn set_up(
                 lanes: Vec::new(),
                 at_hand: Vec::new(),
                 counters: Counters::default(),
+                expected: (*(*plan).scan.plan.lefttree).plan_rows,
             });
         }
         let bound = recipe.bound.map(|(count, offset)| {
@@ -495,7 +498,7 @@ impl Group {
         if let Some(i) = self.lanes.iter().position(|l| l.references == self.at_hand) {
             return Ok(&mut self.lanes[i]);
         }
-        let lane = Lane::open(self.at_hand.clone(), &self.calls, home)?;
+        let lane = Lane::open(self.at_hand.clone(), &self.calls, home, self.expected)?;
         self.lanes.push(lane);
         let last = self.lanes.len() - 1;
         Ok(&mut self.lanes[last])

@@ -1,7 +1,6 @@
 //! A lane: the rows of one group of calls on their way through one model, and the counters of what was done.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use pg_predict_engine::batch::Batch;
 use pg_predict_engine::chunk::{self, Chunk, Rows};
@@ -16,7 +15,7 @@ use crate::pg::convert::{Arguments, Binding};
 use crate::pg::form::Form;
 use crate::pg::results::Layout;
 use crate::pg::runner::{Runner, Took};
-use crate::pg::{memory, sessions};
+use crate::pg::memory;
 use crate::registry;
 use crate::scan::exec::Window;
 use crate::scan::explain::Counters;
@@ -62,11 +61,13 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Opens the lane of calls: `references` are theirs, in the order of `calls`, their columns and forms.
+    /// Opens the lane of calls: `references` are theirs, in the order of `calls`, their columns and forms. So many rows are
+    /// expected.
     pub(super) fn open(
         references: Vec<String>,
         calls: &[(usize, Form)],
         context: pg_sys::MemoryContext,
+        expected: f64,
     ) -> Result<Self> {
         let mut resolved = Vec::with_capacity(references.len());
         for reference in &references {
@@ -78,8 +79,8 @@ impl Lane {
         let all = |i: usize| calls[i].1 == Form::Json && !resolved[i].names_output;
         let wanted: Vec<bool> =
             (0..count).map(|o| (0..resolved.len()).any(|i| all(i) || resolved[i].selection.output == o)).collect();
-        let session = sessions::open(&version, || registry::content(&version))?;
-        let runner = Runner::finding_failure(version, &wanted, session)?;
+        let session = registry::session(&version)?;
+        let runner = Runner::finding_failure(version, &wanted, session, Some(expected))?;
         let mut answers = Vec::with_capacity(calls.len());
         for ((column, form), resolved) in calls.iter().zip(&resolved) {
             let output = wanted.iter().take(resolved.selection.output).filter(|w| **w).count();
@@ -156,11 +157,12 @@ impl Lane {
     }
 
     /// A row that tells no type: it is NULL, or an error.
-    pub(super) fn skip(&self) -> Result<()> {
-        match self.runner.version.options.on_null {
-            pg_predict_engine::options::OnNull::Error => Err(Error::NullRow { model: self.label().to_owned() }),
-            _ => Ok(()),
+    pub(super) fn skip(&mut self) -> Result<()> {
+        if self.runner.version.options.on_null == pg_predict_engine::options::OnNull::Error {
+            return Err(Error::NullRow { model: self.label().to_owned() });
         }
+        self.runner.count(1, 1, 0);
+        Ok(())
     }
 
     /// Gathers the row whose values were put into `values()`; its place in the window is `place`.
@@ -203,10 +205,8 @@ impl Lane {
         let bad = std::mem::take(&mut self.bad);
         let run = self.batch.rows;
         if run == 0 || self.runner.is_short(run) {
-            let started = Instant::now();
-            let ran = if run == 0 { self.runner.nothing() } else { self.runner.run_here(&self.batch)? };
-            let took = started.elapsed();
-            let took = Took { run: took, wait: took };
+            let (ran, took) =
+                if run == 0 { (self.runner.nothing(), Took::default()) } else { self.runner.run_here(&self.batch)? };
             let mut flight =
                 Flight { rows: std::mem::take(&mut self.rows), bad, places: std::mem::take(&mut self.places), window };
             let result = self.scatter(&mut flight, &ran, run, took, windows, counters);
@@ -302,7 +302,7 @@ impl Lane {
         if let Some((_, reason)) = bad.first() {
             self.runner.warn_once(reason);
         }
-        let mut count = usize::MAX;
+        let (mut count, mut answered) = (usize::MAX, rows.ran.len());
         if let Some((nth, error)) = &ran.broken {
             // The row of the batch that was its `nth` to run.
             let mut seen = 0;
@@ -310,8 +310,11 @@ impl Lane {
                 seen += usize::from(rows.ran[*row]);
                 rows.ran[*row] && seen == nth + 1
             }) {
-                window.spoil(places[row] as usize, of_model(&self.runner.label)(error.clone()));
+                let error = of_model(&self.runner.label)(error.clone());
+                self.runner.count_failure(&error);
+                window.spoil(places[row] as usize, error);
                 count = *nth;
+                answered = row;
             }
         }
         let mut encoded = None;
@@ -345,6 +348,9 @@ impl Lane {
             }
         }
         counters.nulls += rows.ran.iter().filter(|ran| !**ran).count() as u64;
+        let failed = bad.iter().filter(|(row, _)| *row < answered).count();
+        let nulls = rows.ran[..answered].iter().filter(|ran| !**ran).count() - failed;
+        self.runner.count(answered, nulls, failed);
         Ok(())
     }
 }

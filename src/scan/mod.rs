@@ -113,6 +113,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             }
             (*query).plannedstmt = copy;
         }
+        if (*statement).parallelModeNeeded {
+            crate::pg::shared::lead_query();
+        }
         match EXECUTOR_START {
             Some(next) => next(query, flags),
             None => executor::standard_ExecutorStart(query, flags),

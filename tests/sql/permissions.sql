@@ -13,7 +13,7 @@ CREATE ROLE pgp_user;
 CREATE ROLE pgp_group;
 CREATE ROLE pgp_files;
 GRANT EXECUTE ON FUNCTION predict.create_model(text, bytea, jsonb, jsonb, bytea), predict.create_model_from_file(text, text, jsonb, text),
-    predict.drop_model(text, integer), predict.set_alias(text, text, integer), predict.drop_alias(text, text),
+    predict.drop_model(text, integer), predict.set_alias(text, text, integer, boolean), predict.drop_alias(text, text),
     predict.grant_usage(text, text), predict.revoke_usage(text, text) TO pgp_owner;
 SELECT predict.create_model('admins', model('linear'));
 

@@ -23,7 +23,7 @@ CREATE TABLE t AS SELECT i AS id, i::real AS x, 'row ' || i AS note, i * 1.5 AS 
 CREATE TABLE w (word text);
 INSERT INTO w VALUES ('Größe'), ('plain'), (NULL);
 GRANT SELECT ON t TO PUBLIC;
-GRANT EXECUTE ON FUNCTION predict.create_model_from_file(text, text, jsonb, text), predict.grant_usage(text, text), predict.set_alias(text, text, integer) TO steward;
+GRANT EXECUTE ON FUNCTION predict.create_model_from_file(text, text, jsonb, text), predict.grant_usage(text, text), predict.set_alias(text, text, integer, boolean) TO steward;
 GRANT pg_read_server_files TO steward;
 SQL
 create_model($node, 'm', file => 'double', database => 'origin', options => '{"batch_size": 7}');
