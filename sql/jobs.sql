@@ -209,12 +209,12 @@ BEGIN
                                  (SELECT string_agg(format('b.%I DESC', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n)))],
         'middle', ARRAY[format('SELECT jsonb_build_array(%s) FROM %s WHERE %s AND ', texts, source, not_null), format(' ORDER BY %s OFFSET $1 LIMIT 1', keys)],
         'nulls', format('SELECT count(*) FROM %s WHERE NOT (%s)', source, not_null),
-        'chunk', ARRAY[format('INSERT INTO %s AS t (%s) SELECT %s FROM @extschema@.predictions((SELECT @extschema@.predict_batch(%L, c) FROM (SELECT s.*, %s, %s AS predict_hash FROM %s%s',
+        'chunk', ARRAY[format('INSERT INTO %s AS t (%s) SELECT %s FROM @extschema@.predictions((SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT s.*, %s, %s AS predict_hash FROM %s%s',
                               job.target, into_columns, from_columns, format('%s@%s', model, version),
                               (SELECT string_agg(format('s.%I AS predict_key_%s', k, n), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n)),
                               hash, source, CASE WHEN skip THEN format(' LEFT JOIN (SELECT * FROM %s t WHERE ', job.target) ELSE '' END),
                        format('%s WHERE %s AND ', CASE WHEN skip THEN format(') t ON %s', same_key) ELSE '' END, not_null),
-                       format('%s) c)) AS p(%s) ON CONFLICT (%s) DO %s',
+                       format('%s) predict_row)) AS p(%s) ON CONFLICT (%s) DO %s',
                               CASE WHEN skip THEN format(' AND (t.input_hash IS NULL OR t.input_hash <> %s OR t.model_version IS DISTINCT FROM %s)', hash, version) ELSE '' END,
                               definition, (SELECT string_agg(quote_ident(k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n)),
                               CASE WHEN updates IS NULL THEN 'NOTHING' ELSE 'UPDATE SET ' || updates END)],
@@ -240,6 +240,7 @@ DECLARE
     version integer;
     statements jsonb;
     k text;
+    is_new boolean;
 BEGIN
     IF unknown IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = format('invalid option "%s" of a job', unknown), HINT = format('The options are %s.', array_to_string(known, ', '));
@@ -268,7 +269,8 @@ BEGIN
                 DETAIL = format('Its columns: %s.', (SELECT string_agg(quote_ident(c->>'name'), ', ') FROM jsonb_array_elements(job.columns) c));
         END IF;
     END LOOP;
-    IF to_regclass(job.target) IS NULL THEN
+    is_new := to_regclass(job.target) IS NULL;
+    IF is_new THEN
         EXECUTE format('CREATE TABLE %s (%s%s, model_version integer NOT NULL, scored_at timestamptz NOT NULL%s, PRIMARY KEY (%s))', job.target,
             (SELECT string_agg(format('%I %s', k.name, c->>'type'), ', ' ORDER BY k.n)
                FROM unnest(job.key) WITH ORDINALITY k(name, n) JOIN jsonb_array_elements(job.columns) c ON c->>'name' = k.name),
@@ -276,7 +278,6 @@ BEGIN
                FROM jsonb_array_elements(predict.job_columns(job.model, job.options)) WITH ORDINALITY e(o, n)),
             CASE WHEN (job.options->>'skip_unchanged')::boolean THEN ', input_hash bigint' ELSE '' END,
             (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.n) FROM unnest(job.key) WITH ORDINALITY k(name, n)));
-        RAISE NOTICE USING MESSAGE = format('table %s is created for job "%s"', job.target, job.name);
     END IF;
     job.target := (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(job.target));
     IF (job.options->>'skip_unchanged')::boolean
@@ -289,10 +290,13 @@ BEGIN
     EXECUTE 'EXPLAIN ' || predict.chunk_statement(job, statements, NULL, NULL);
     EXECUTE 'EXPLAIN ' || (statements->'boundary'->>0) || 'true' || (statements->'boundary'->>1);
     BEGIN
-        EXECUTE format('SELECT @extschema@.predict_batch(%L, s) FROM (SELECT * FROM (%s) s LIMIT 1) s', predict.model_of(job.model) || '@' || version, job.source);
+        EXECUTE format('SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT * FROM (%s) s LIMIT 1) predict_row', predict.model_of(job.model) || '@' || version, job.source);
     EXCEPTION WHEN external_routine_exception OR numeric_value_out_of_range OR null_value_not_allowed THEN
         -- A bad row is for its run to tell of.
     END;
+    IF is_new THEN
+        RAISE NOTICE USING MESSAGE = format('table %s is created for job "%s"', job.target, job.name);
+    END IF;
     RETURN job;
 END $$;
 
@@ -464,6 +468,7 @@ DECLARE
     failed_before bigint := 0;
     condition text;
     ended boolean := false;
+    all_failed boolean;
     checks text;
     state text; message text; detail text; hint text;
 BEGIN
@@ -532,7 +537,11 @@ BEGIN
                SET chunks = r.chunks + (NOT ended)::integer, rows = r.rows + coalesce(rows, 0), scored = r.scored + scored, failed = r.failed + failed,
                    skipped = r.skipped + coalesce(rows, 0) - scored - failed, deleted = r.deleted + deleted,
                    status = CASE WHEN ended THEN 'succeeded' ELSE 'running' END, finished = CASE WHEN ended THEN clock_timestamp() END
-             WHERE r.id = run;
+             WHERE r.id = run RETURNING r.scored = 0 AND r.skipped = 0 AND r.failed > 0 INTO all_failed;
+            IF ended AND all_failed THEN
+                SELECT e.sqlstate, e.message INTO state, message FROM predict.job_error e WHERE e.run = run ORDER BY e.id LIMIT 1;
+                RAISE EXCEPTION USING ERRCODE = state, MESSAGE = format('no row of job "%s" could be scored: %s', j.name, message), HINT = 'The view predict.job_errors shows why, row by row.';
+            END IF;
             beyond := up_to;
         EXCEPTION WHEN query_canceled OR OTHERS THEN
             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;

@@ -142,6 +142,9 @@ BEGIN
         RAISE null_value_not_allowed USING MESSAGE = 'no argument of predict.add_checks() may be NULL';
     END IF;
     PERFORM predict.must_own(of_model, 'check');
+    IF tolerance < 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the tolerance of a check must not be negative';
+    END IF;
     EXECUTE 'CREATE TEMP TABLE predict_golden ON COMMIT DROP AS ' || query;
     columns := predict.columns_of('pg_temp.predict_golden');
     -- Columns called like outputs are what is expected; without any, what the version says now.
@@ -155,17 +158,14 @@ BEGIN
         SET (columns, tolerance, query, created_at, created_by) = (excluded.columns, excluded.tolerance, excluded.query, now(), current_user);
     EXECUTE format(
         'INSERT INTO predict.check_row (model, name, position, input, expected)
-         SELECT $1, $2, row_number() OVER (), to_jsonb(g) - $3, %s FROM pg_temp.predict_golden g',
-        CASE WHEN outputs = '{}' THEN '@extschema@.predict_json($4, g)'
-             ELSE '(SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(to_jsonb(g)) e WHERE e.key = ANY ($3))' END)
+         SELECT $1, $2, row_number() OVER (), to_jsonb(predict_row) - $3, %s FROM pg_temp.predict_golden predict_row',
+        CASE WHEN outputs = '{}' THEN 'coalesce(@extschema@.predict_json($4, predict_row), ''null'')'
+             ELSE '(SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(to_jsonb(predict_row)) e WHERE e.key = ANY ($3))' END)
         USING of_model, name, outputs, model;
     GET DIAGNOSTICS rows = ROW_COUNT;
     DROP TABLE pg_temp.predict_golden;
     IF rows = 0 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the query of a check gives no rows', HINT = 'Golden rows are what a version is judged by.';
-    END IF;
-    IF EXISTS (SELECT FROM predict.check_row r WHERE r.model = of_model AND r.name = name AND r.expected IS NULL) THEN
-        RAISE null_value_not_allowed USING MESSAGE = format('a golden row of model "%s" has no expected output', of_model);
     END IF;
     RETURN rows;
 END $$;
@@ -207,10 +207,10 @@ BEGIN
     LOOP
         reference := format('%s@%s', s.model, s.number);
         EXECUTE format(
-            'WITH answer AS MATERIALIZED (SELECT r.position, r.input, r.expected, @extschema@.predict_json($1, t) AS got
-               FROM predict.check_row r, LATERAL jsonb_to_record(r.input) AS t(%s) WHERE r.model = $2 AND r.name = $3 OFFSET 0),
+            'WITH answer AS MATERIALIZED (SELECT r.position, r.input, r.expected, @extschema@.predict_json($1, predict_row) AS got
+               FROM predict.check_row r, LATERAL jsonb_to_record(r.input) AS predict_row(%s) WHERE r.model = $2 AND r.name = $3 OFFSET 0),
              judged AS (SELECT position, input, expected, got,
-                        (SELECT max(predict.difference(e.value, CASE jsonb_typeof(got) WHEN ''object'' THEN got -> e.key END)) FROM jsonb_each(expected) e) AS d FROM answer)
+                        CASE jsonb_typeof(expected) WHEN ''object'' THEN (SELECT max(predict.difference(e.value, CASE jsonb_typeof(got) WHEN ''object'' THEN got -> e.key END)) FROM jsonb_each(expected) e) ELSE predict.difference(expected, got) END AS d FROM answer)
              SELECT count(*), count(*) FILTER (WHERE d > $4), max(d),
                     (array_agg(jsonb_build_object(''position'', position, ''input'', input, ''expected'', expected, ''got'', got, ''difference'', d::text) ORDER BY position) FILTER (WHERE d > $4))[1]
                FROM judged', predict.definition_of(s.columns))
@@ -248,8 +248,8 @@ BEGIN
     END IF;
     EXECUTE 'CREATE TEMP TABLE predict_compared ON COMMIT DROP AS ' || query;
     RETURN QUERY EXECUTE
-        'WITH answer AS MATERIALIZED (SELECT to_jsonb(q) AS row, @extschema@.predict_json($1, q) AS a, @extschema@.predict_json($2, q) AS b
-                                        FROM pg_temp.predict_compared q OFFSET 0),
+        'WITH answer AS MATERIALIZED (SELECT to_jsonb(predict_row) AS row, @extschema@.predict_json($1, predict_row) AS a, @extschema@.predict_json($2, predict_row) AS b
+                                        FROM pg_temp.predict_compared predict_row OFFSET 0),
               line AS (SELECT row, o.key AS output, a -> o.key AS a, b -> o.value AS b, predict.difference(a -> o.key, b -> o.value) AS d
                          FROM answer, jsonb_each_text($4) o WHERE a IS NOT NULL OR b IS NOT NULL)
          SELECT l.output, count(*), avg((l.d <= $3)::integer)::float8, avg(l.d) FILTER (WHERE l.d < ''Infinity''),
