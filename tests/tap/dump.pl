@@ -41,6 +41,10 @@ SET ROLE steward;
 SELECT predict.create_model_from_file('stewarded', '$triple');
 SELECT predict.grant_usage('stewarded', 'Odd, Role');
 RESET ROLE;
+SELECT predict.add_checks('m', 'SELECT * FROM t WHERE id <= 5');
+SELECT predict.set_baseline('m', 'SELECT * FROM t');
+SELECT predict.create_job('nightly', 'm', 'SELECT id, x, note FROM t', 'id', 'scores', '{"chunk_size": 1000, "skip_unchanged": true}');
+CALL predict.run_job('nightly');
 CREATE TABLE stored AS
   SELECT id % 3 AS third, predict_batch('m', t) AS batch FROM t GROUP BY 1
   UNION ALL SELECT 4, predict_batch('words', w) FROM w
@@ -60,6 +64,12 @@ my %questions = (
 	stored   => "SELECT s.third, count(p.*), sum(p.y::float8), md5(string_agg(p.note, ',' ORDER BY p.id)) FROM stored s,
 		LATERAL predictions(s.batch) AS p(id int, note text, y real) WHERE s.third < 3 GROUP BY 1 ORDER BY 1",
 	stored_as_text => "SELECT third, md5(batch::text) FROM stored ORDER BY 1",
+	checks   => "SELECT model, name, rows, tolerance, created_at FROM predict.checks",
+	checked  => "SELECT model_name, version, name, rows, failed, passed FROM predict.check() ORDER BY 1, 2",
+	history  => "SELECT at, role, model, action, version, alias, detail, id FROM predict.history ORDER BY id",
+	drift    => "SELECT kind, name, baseline_rows, rows, psi, ks, verdict FROM predict.drift('m', 'SELECT * FROM t WHERE id > 1500') ORDER BY 1, 2",
+	jobs     => "SELECT name, owner, model, source, key, target, options, status, last_started FROM predict.jobs",
+	job_runs => "SELECT * FROM predict.job_runs ORDER BY run",
 	contents => "SELECT (SELECT count(*) FROM predict.content), (SELECT count(*) FROM predict.chunk), (SELECT sum(length(data)) FROM predict.chunk)");
 my %expected = map { $_ => $node->safe_psql('origin', $questions{$_}) } keys %questions;
 like($expected{answers}, qr/^3000\|9003000\|/, 'the origin predicts');
@@ -104,6 +114,11 @@ is(as_role('Odd, Role', "SELECT predict('stewarded', 2::real)"), '6', 'an odd ro
 is(as_role('steward', "SELECT predict.set_alias('stewarded', 'mine', 1); SELECT predict('stewarded\@mine', 2::real)") =~ /(\d+)$/ && $1, '6', 'an owner is still the owner');
 like(as_role('analyst', 'SELECT count(*) FROM predict.chunk'), qr/permission denied/, 'nobody reads the bytes');
 is($node->safe_psql('plain', "SELECT predict.create_model_from_file('m', '$triple')"), '3', 'a restored model gets its next version');
+
+# The job goes on where it was: nothing has changed, and one row is new.
+$node->safe_psql('plain', "INSERT INTO t VALUES (3001, 1, 'new', 1)");
+$node->safe_psql('plain', "CALL predict.run_job('nightly')");
+is($node->safe_psql('plain', 'SELECT scored, skipped, rows FROM predict.job_runs ORDER BY run DESC LIMIT 1'), '1|3000|3001', 'a restored job skips what was scored');
 
 # A dump of the dump.
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$folder/again.dump", '-d', 'custom' ], 'a restored database is dumped again');
