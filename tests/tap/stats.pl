@@ -53,7 +53,7 @@ for my $participates ('on', 'off') {
 is(stats('named', $counted), '4|40000|4000|0', 'four parallel queries: four calls, each row once');
 
 # Rows that fail and are NULL; runs that fail; what said so last.
-ask("$serial SET client_min_messages = error; SELECT count(*) FROM predictions((SELECT predict_batch('lenient', CASE WHEN id % 100 = 0 THEN 99 ELSE k END) FROM t)) AS p(y real)");
+ask("$serial SET client_min_messages = error; SELECT (predict_batch('lenient', CASE WHEN id % 100 = 0 THEN 99 ELSE k END))::float8[] FROM t");
 is(stats('lenient', "$counted, errors"), '1|10000|0|100|0', 'rows that fail are counted');
 for my $form ("SELECT predict_batch('lookup', id::bigint) FROM t", "SELECT predict('lookup', id::bigint) FROM t") {
     my ($rc, undef, $error) = $node->psql('postgres', "$serial $form");
@@ -63,10 +63,10 @@ is(stats('lookup', 'errors, last_error LIKE \'model "lookup@1" failed while runn
 
 # A query that is cancelled counts what it had done, and leaves no trace of itself.
 {
-    my ($rc, undef, $error) = $node->psql('postgres', "$serial SET pg_predict.batch_size = 1; SET statement_timeout = '300ms'; SELECT sum(predict('slow', g)) FROM generate_series(1, 10000000) g");
+    my ($rc, undef, $error) = $node->psql('postgres', "$serial SET pg_predict.batch_size = 1; SET statement_timeout = '300ms'; SELECT sum(predict('slow', u.id)) FROM t u, t v");
     like($error, qr/statement timeout/, 'a query is cancelled');
     my $rows = stats('slow', 'rows');
-    ok($rows > 0 && $rows < 10000000, "what it had done is counted: $rows rows");
+    ok($rows > 0 && $rows < 100000000, "what it had done is counted: $rows rows");
     is(ask('SELECT count(*) FROM predict.stat_progress'), '0', 'and it is not shown any more');
 }
 
@@ -78,7 +78,7 @@ ask("CREATE ROLE worker LOGIN; CREATE ROLE curious LOGIN; CREATE ROLE monitor LO
     my $query = "SET ROLE worker";
     my $connection = $node->connstr('postgres') . ' user=worker';
     my $run = IPC::Run::start([ 'psql', '-XAtq', '-d', $connection, '-c', 'SET pg_predict.batch_size = 10', '-c', "SET pg_predict.progress_interval = '100ms'",
-        '-c', "SELECT count(*) FROM predictions((SELECT predict_batch('slow', g) FROM generate_series(1, 1000000) g)) AS p(y real)" ], '<', \$in, '>', \$out, '2>', \$err);
+        '-c', "SELECT cardinality((predict_batch('slow', g))::float8[]) FROM generate_series(1, 1000000) g" ], '<', \$in, '>', \$out, '2>', \$err);
     my $progress = 'SELECT model, version, form, phase, rows_expected, rows_done > 0 AND batches > 0 AND rows_per_second > 0 FROM predict.stat_progress';
     ok(wait_for(sub { ask($progress) eq 'slow|1|aggregate|running|1000000|t' }), 'a running query shows how far it is') or diag(ask('SELECT * FROM predict.stat_progress'));
     is(ask("SET ROLE monitor; $progress"), 'slow|1|aggregate|running|1000000|t', 'to a reader of all statistics');
@@ -101,9 +101,9 @@ for my $sql ('SELECT predict.stat_reset()') {
 
 # Evictions: a cache for one model.
 {
-    my $session = $node->safe_psql('postgres', "SELECT predict.stat_reset(); SET pg_predict.session_cache_size = '1MB'; SELECT predict('named', 1, 1, 1); SELECT predict('lookup', 1); SELECT predict('named', 1, 1, 1)");
+    my $session = $node->safe_psql('postgres', "SELECT predict.stat_reset(); SET pg_predict.session_cache_size = '15MB'; SELECT predict('named', 1, 1, 1); SELECT predict('lookup', 1); SELECT predict('named', 1, 1, 1)");
     my $loads = stats('named', 'loads, evictions');
-    like($loads, qr/^[12]\|[01]$/, "loads and evictions of a small cache: $loads");
+    like($loads, qr/^2\|1$/, \"loads and evictions of a small cache: $loads");
 }
 
 # Sixteen sessions in two databases at once.
