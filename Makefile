@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-engine test-sql test-reference test-drift conformance test-fuzz test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -60,6 +60,9 @@ test-sql: install generated ## tests/sql with pg_regress
 
 test-reference: install generated ## the models' answers against the reference answers
 	@tests/reference/run.sh
+
+test-drift: install ## drift figures against numpy and scipy, on flights and loans
+	@tests/drift/run.sh
 
 test-fuzz: install ## random calls against a server, for a minute
 	@tests/fuzz/run.sh 60 1
@@ -79,11 +82,11 @@ test-postgres: install ## PostgreSQL's own regression suite, the same with the l
 bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 	@benches/run.sh
 
-examples: install ## runs the examples: sentiment, documents, images, a recommender, uploads
+examples: install ## runs the examples: sentiment, documents, images, a recommender, uploads, a promotion, a nightly job
 	@examples/run.sh
 
 readme: install generated ## runs every SQL block of README.md against its printed output
-	@scripts/cluster.sh run target/venv/bin/python scripts/readme.py
+	@scripts/cluster.sh run -c shared_preload_libraries=pg_predict target/venv/bin/python scripts/readme.py
 
 models: ## makes models/ anew from public data
 	@models/generate.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the examples in a private server that is gone afterwards, and fails where one does not keep its promise.
 #
-#   examples/run.sh [NAME..]     sentiment, documents, images, recommender, upload; all of them by default
+#   examples/run.sh [NAME..]     sentiment, documents, images, recommender, upload, promotion, nightly; all of them by default
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -25,7 +25,14 @@ if [ "${1:-}" = --inside ]; then
     exit
 fi
 
-[ $# -gt 0 ] || set -- sentiment documents images recommender upload
+if [ $# -eq 0 ]; then
+    set -- sentiment documents images recommender upload promotion
+    if [ -e "$PG_LIB/pg_cron.so" ]; then
+        set -- "$@" nightly
+    else
+        say "examples/nightly is left out: the server of $PG_CONFIG has no pg_cron"
+    fi
+fi
 for name in "$@"; do
     [ "$name" = upload ] || [ -e "$HERE/$name.sql" ] || fail "there is no example '$name'" "They are the files examples/*.sql, and upload."
 done
@@ -34,5 +41,5 @@ export PYTHONDONTWRITEBYTECODE=1
 for maker in minilm text_line two_tower; do
     "$TARGET/venv/bin/python" "$ROOT/models/$maker.py"
 done
-"$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB -c work_mem=64MB "$HERE/run.sh" --inside "$@"
+PG_PREDICT_CRON=yes "$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB -c work_mem=64MB "$HERE/run.sh" --inside "$@"
 say "the examples keep their promises"

@@ -5,7 +5,8 @@
 #   scripts/cluster.sh psql [ARGUMENT..]                            psql in its database `demo`
 #   scripts/cluster.sh env                                          PGHOST and so on of it, for `eval`
 #   scripts/cluster.sh run [-c SETTING=VALUE].. COMMAND..           a server of its own for one command, removed afterwards;
-#                                                                   the command finds it by PGHOST, PGPORT, PGUSER, PGDATABASE
+#                                                                   the command finds it by PGHOST, PGPORT, PGUSER, PGDATABASE;
+#                                                                   with PG_PREDICT_CRON=yes it has pg_cron, where that is installed
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 
@@ -62,6 +63,10 @@ settings() {
     if [ "$NAME" = demo ] && [ -e "$PG_LIB/pg_cron.so" ]; then
         # Jobs connect through the socket. As background workers (pg_cron 1.4) they would wait for one another.
         printf '%s\n' "shared_preload_libraries = 'pg_cron'" "cron.database_name = '$DATABASE'" "cron.host = '${SOCKET//\'/\'\'}'" \
+            "cron.use_background_workers = off"
+    fi
+    if [ "$NAME" != demo ] && [ "${PG_PREDICT_CRON:-}" = yes ] && [ -e "$PG_LIB/pg_cron.so" ]; then
+        printf '%s\n' "shared_preload_libraries = 'pg_cron,pg_predict'" "cron.database_name = '$DATABASE'" "cron.host = '${SOCKET//\'/\'\'}'" \
             "cron.use_background_workers = off"
     fi
     [ ${#SETTINGS[@]} -eq 0 ] || printf '%s\n' "${SETTINGS[@]}"
@@ -175,7 +180,7 @@ case $command in
         run "$@"
         ;;
     *)
-        sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac
