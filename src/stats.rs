@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::pg::shared::{self, Counter, ModelStats};
 use crate::pg::owner;
+use crate::pg::shared::{self, Counter, ModelStats};
 
 /// A version's counters. Times of a clock are microseconds from 1970, spans are milliseconds.
 #[derive(Serialize)]

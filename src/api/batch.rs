@@ -34,7 +34,14 @@ struct Sites {
 pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
     let resolved = registry::resolve(reference)?;
     let session = registry::session(&resolved.version)?;
-    Site::new(resolved.version, resolved.selection, resolved.names_output, session, call.site_context(), (form, call.expected_rows()))
+    Site::new(
+        resolved.version,
+        resolved.selection,
+        resolved.names_output,
+        session,
+        call.site_context(),
+        (form, call.expected_rows()),
+    )
 }
 
 fn transition(call: &Call) -> Result<Option<Datum>> {

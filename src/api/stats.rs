@@ -18,9 +18,8 @@ pg_function!(pg_predict_stat_reset, pg_finfo_pg_predict_stat_reset, reset);
 fn models(_call: &Call) -> Result<Option<Datum>> {
     let all = owner::caller_reads_all_stats();
     let known: RefCell<HashMap<String, bool>> = RefCell::default();
-    let may_see = |model: &str| {
-        all || *known.borrow_mut().entry(model.to_owned()).or_insert_with(|| registry::may_use(model))
-    };
+    let may_see =
+        |model: &str| all || *known.borrow_mut().entry(model.to_owned()).or_insert_with(|| registry::may_use(model));
     stats::models(may_see).map(|rows| Some(emit::jsonb(&rows)))
 }
 

@@ -106,7 +106,8 @@ fn kolmogorov(x: f64) -> f64 {
         return 1.0;
     }
     if x < 1.0 {
-        let term = |k: i32| (-f64::from((2 * k - 1) * (2 * k - 1)) * std::f64::consts::PI.powi(2) / (8.0 * x * x)).exp();
+        let term =
+            |k: i32| (-f64::from((2 * k - 1) * (2 * k - 1)) * std::f64::consts::PI.powi(2) / (8.0 * x * x)).exp();
         let sum: f64 = (1..=20).map(term).sum();
         return 1.0 - (2.0 * std::f64::consts::PI).sqrt() / x * sum;
     }

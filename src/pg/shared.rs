@@ -279,9 +279,12 @@ fn database() -> u32 {
 #[derive(Clone, Copy)]
 pub(crate) struct Entry(Option<(&'static ModelPlace, u32, u32)>);
 
+/// A version by name, number and hash, and its place.
+type Known = (String, i32, [u8; 32], Entry);
+
 thread_local! {
     /// Places that this backend has looked up.
-    static KNOWN: RefCell<Vec<(String, i32, [u8; 32], Entry)>> = const { RefCell::new(Vec::new()) };
+    static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
     /// This backend's own place.
     static MINE: RefCell<Option<&'static BackendPlace>> = const { RefCell::new(None) };
     /// The parallel query at hand, and its calls of each version that this process has begun.
@@ -292,9 +295,7 @@ thread_local! {
 pub(crate) fn entry(version: &Version) -> Entry {
     let Some(shared) = shared() else { return Entry(None) };
     let known = KNOWN.with_borrow(|known| {
-        let same = |(m, n, h, _): &&(String, i32, [u8; 32], Entry)| {
-            *n == version.number && *h == version.hash && *m == version.model
-        };
+        let same = |(m, n, h, _): &&Known| *n == version.number && *h == version.hash && *m == version.model;
         known.iter().find(same).map(|(.., entry)| *entry).filter(Entry::is_current)
     });
     if let Some(entry) = known {
