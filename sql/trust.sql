@@ -118,15 +118,25 @@ BEGIN
     END IF;
 END $$;
 
--- The columns of a relation: their names and types, in order.
-CREATE FUNCTION predict.columns_of(relation regclass) RETURNS jsonb LANGUAGE sql STABLE AS $$
+-- The columns of a relation: their names and types, in order, the types by names that hold under any search path.
+CREATE FUNCTION predict.columns_of(relation regclass) RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
       FROM pg_catalog.pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 
--- A column definition list of columns.
+-- A type of which values can be read without running anybody's code: base types, which only superusers make, and enums; a domain
+-- is what it is over, and anything else (composites, ranges, arrays of such) is text.
+CREATE FUNCTION predict.plain_type(name text) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    WITH RECURSIVE over AS (SELECT t.* FROM pg_type t WHERE t.oid = name::regtype
+                            UNION ALL SELECT b.* FROM over o JOIN pg_type b ON b.oid = o.typbasetype WHERE o.typtype = 'd')
+    SELECT coalesce((SELECT format_type(o.oid, NULL) FROM over o LEFT JOIN pg_type e ON e.oid = o.typelem
+                      WHERE o.typtype IN ('b', 'e') AND (e.oid IS NULL OR e.typtype IN ('b', 'e'))), 'text')
+$$;
+
+-- A column definition list of columns. What the owner of a model wrote down is read by others who run its checks, superusers
+-- among them: it names types and nothing else.
 CREATE FUNCTION predict.definition_of(columns jsonb) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT string_agg(format('%I %s', c->>'name', c->>'type'), ', ' ORDER BY n) FROM jsonb_array_elements(columns) WITH ORDINALITY e(c, n)
+    SELECT string_agg(format('%I %s', c->>'name', predict.plain_type(c->>'type')), ', ' ORDER BY n) FROM jsonb_array_elements(columns) WITH ORDINALITY e(c, n)
 $$;
 
 CREATE FUNCTION predict.add_checks(model text, query text, name text DEFAULT 'default', tolerance float8 DEFAULT 1e-4)

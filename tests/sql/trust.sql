@@ -86,6 +86,18 @@ SELECT attempt($$INSERT INTO predict.event (role, model, action) VALUES ('trust_
 SELECT attempt($$SELECT predict.compare('theirs', 'theirs', 'SELECT * FROM rows')$$);
 SELECT count(*) FROM predict.check();
 RESET ROLE;
+-- What an owner writes into a check runs nothing with the rights of a superuser who asks for it: types are names, and domains and
+-- composites bring no code of theirs along.
+SET ROLE trust_maker;
+CREATE FUNCTION pg_temp.spy(x real) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'runs as %', current_user; RETURN true; END $$;
+CREATE DOMAIN pg_temp.spying AS real CHECK (pg_temp.spy(VALUE));
+SELECT predict.add_checks('theirs', 'SELECT 1::pg_temp.spying AS a, 2::real AS b, 3::real AS c', 'spy');
+RESET ROLE;
+SELECT model_name, name, passed FROM predict.check('theirs');
+SET ROLE trust_maker;
+UPDATE predict.check_set SET columns = '[{"name": "a", "type": "real) , LATERAL (SELECT pg_temp.spy(1)) x(a, b, c); --"}]' WHERE name = 'spy';
+RESET ROLE;
+SELECT attempt($$SELECT * FROM predict.check('theirs')$$);
 -- A model takes its checks along when it goes; what was done stays known.
 SELECT predict.drop_model('theirs');
 SELECT count(*) FROM predict.check_row WHERE model = 'theirs';
