@@ -156,7 +156,7 @@ DECLARE
     not_null text := (SELECT string_agg(format('s.%I IS NOT NULL', k), ' AND ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
     texts text := (SELECT string_agg(format('s.%I::text', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
     same_key text := (SELECT string_agg(format('t.%I = s.%1$I', k), ' AND ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
-    source text := format('(%s) s', job.source);
+    source text := format(E'(\n%s\n) s', job.source);
     skip boolean := coalesce((job.options->>'skip_unchanged')::boolean, false);
     inputs text[];
     hash text := 'NULL::bigint';
@@ -257,10 +257,11 @@ BEGIN
     version := predict.version_of(job.model);
     job.search_path := current_setting('search_path');
     -- A query, or else the name of a table or a view.
+    job.source := regexp_replace(job.source, '[;\s]+$', '');
     IF job.source !~* '^[\s(]*(SELECT|WITH|VALUES|TABLE)\M' THEN
         job.source := (SELECT format('SELECT * FROM %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = job.source::regclass);
     END IF;
-    EXECUTE format('CREATE TEMP TABLE predict_source ON COMMIT DROP AS SELECT * FROM (%s) s WITH NO DATA', job.source);
+    EXECUTE format(E'CREATE TEMP TABLE predict_source ON COMMIT DROP AS SELECT * FROM (\n%s\n) s WITH NO DATA', job.source);
     job.columns := predict.columns_of('pg_temp.predict_source');
     DROP TABLE pg_temp.predict_source;
     FOREACH k IN ARRAY job.key LOOP
@@ -290,7 +291,7 @@ BEGIN
     EXECUTE 'EXPLAIN ' || predict.chunk_statement(job, statements, NULL, NULL);
     EXECUTE 'EXPLAIN ' || (statements->'boundary'->>0) || 'true' || (statements->'boundary'->>1);
     BEGIN
-        EXECUTE format('SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT * FROM (%s) s LIMIT 1) predict_row', predict.model_of(job.model) || '@' || version, job.source);
+        EXECUTE format(E'SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT * FROM (\n%s\n) s LIMIT 1) predict_row', predict.model_of(job.model) || '@' || version, job.source);
     EXCEPTION WHEN external_routine_exception OR numeric_value_out_of_range OR null_value_not_allowed THEN
         -- A bad row is for its run to tell of.
     END;

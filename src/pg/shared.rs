@@ -333,6 +333,8 @@ pub(crate) fn entry(version: &Version) -> Entry {
     let place = &shared.models[i];
     let entry = Entry(Some((place, place.generation.load(RELAXED), i as u32)));
     KNOWN.with_borrow_mut(|known| {
+        // One whose place has gone to another version.
+        known.retain(|(.., entry)| entry.is_current());
         if known.len() >= 64 {
             known.remove(0);
         }

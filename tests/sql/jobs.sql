@@ -28,7 +28,7 @@ CALL predict.run_job('scores');
 SELECT y FROM scores WHERE id IN (3, 26) ORDER BY id;
 
 -- Unchanged rows are skipped; what the model does not take does not count; a promotion scores all again.
-SELECT predict.create_job('fresh', 'named', 'SELECT * FROM customers WHERE id <= 12', 'id', 'fresh', '{"skip_unchanged": true, "delete_missing": true, "columns": {"score": "y"}}');
+SELECT predict.create_job('fresh', 'named', E'SELECT * FROM customers WHERE id <= 12 -- a dozen\n;', 'id', 'fresh', '{"skip_unchanged": true, "delete_missing": true, "columns": {"score": "y"}}');
 CALL predict.run_job('fresh');
 CALL predict.run_job('fresh');
 UPDATE customers SET note = 'another' WHERE id = 1;
