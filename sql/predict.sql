@@ -1,9 +1,5 @@
 -- The plain calls: one value a row, named by what they return.
 
-CREATE FUNCTION predict.call_support(internal) RETURNS internal
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_call_support';
-COMMENT ON FUNCTION predict.call_support(internal) IS 'helps the planner with plain calls';
-
 CREATE FUNCTION @extschema@.predict(model text, VARIADIC features "any") RETURNS float8
     LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_predict';
 COMMENT ON FUNCTION @extschema@.predict(text, VARIADIC "any") IS 'one number that a model predicts for one row';

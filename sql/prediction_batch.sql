@@ -54,8 +54,11 @@ CREATE CAST (@extschema@.prediction_batch AS bigint[]) WITH FUNCTION predict.to_
 CREATE CAST (@extschema@.prediction_batch AS text[]) WITH FUNCTION predict.to_text(@extschema@.prediction_batch);
 CREATE CAST (@extschema@.prediction_batch AS jsonb) WITH FUNCTION predict.to_jsonb(@extschema@.prediction_batch);
 
+CREATE FUNCTION predict.call_support(internal) RETURNS internal
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_call_support';
+COMMENT ON FUNCTION predict.call_support(internal) IS 'tells the planner what calls and rows cost';
 CREATE FUNCTION predict.batch_transition(internal, text, VARIADIC "any") RETURNS internal
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_transition';
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition';
 CREATE FUNCTION predict.batch_combine(internal, internal) RETURNS internal
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_combine';
 CREATE FUNCTION predict.batch_serialize(internal) RETURNS bytea
@@ -76,9 +79,26 @@ CREATE AGGREGATE @extschema@.predict_batch(model text, VARIADIC "rows" "any") (
 COMMENT ON AGGREGATE @extschema@.predict_batch(text, VARIADIC "any") IS
     'score rows with a model, a batch at a time; read the result with predictions() or a cast';
 CREATE FUNCTION predict.batch_transition_handle(internal, text, text[], VARIADIC "any") RETURNS internal
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_handle';
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_handle';
 CREATE AGGREGATE predict.predict_batch_handle(model text, columns text[], VARIADIC "rows" "any") (
     SFUNC = predict.batch_transition_handle, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict.batch_final_handle, FINALFUNC_MODIFY = READ_WRITE,
+    COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
+    PARALLEL = SAFE
+);
+-- What the planner makes of a row of a table: the same aggregates over the row's columns, with their names.
+CREATE FUNCTION predict.batch_transition_columns(internal, text, text[], VARIADIC "any") RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_columns';
+CREATE AGGREGATE predict.predict_batch_columns(model text, names text[], VARIADIC "values" "any") (
+    SFUNC = predict.batch_transition_columns, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict.batch_final, FINALFUNC_MODIFY = READ_WRITE,
+    COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
+    PARALLEL = SAFE
+);
+CREATE FUNCTION predict.batch_transition_columns_handle(internal, text, text[], text[], VARIADIC "any") RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_columns_handle';
+CREATE AGGREGATE predict.predict_batch_columns_handle(model text, columns text[], names text[], VARIADIC "values" "any") (
+    SFUNC = predict.batch_transition_columns_handle, STYPE = internal, SSPACE = 16384,
     FINALFUNC = predict.batch_final_handle, FINALFUNC_MODIFY = READ_WRITE,
     COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
     PARALLEL = SAFE

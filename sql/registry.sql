@@ -134,6 +134,11 @@ CREATE FUNCTION predict.revoke_usage(model text, role text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_revoke_usage';
 COMMENT ON FUNCTION predict.revoke_usage(text, text) IS 'take the use of a model from a role, or from PUBLIC';
 
+CREATE FUNCTION predict.warm(model text) RETURNS double precision
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_predict_warm';
+COMMENT ON FUNCTION predict.warm(text) IS
+    'load a model in this session before it is needed; returns the milliseconds that it took, 0 where it was loaded';
+
 CREATE FUNCTION predict.describe(model text) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_describe';
 COMMENT ON FUNCTION predict.describe(text) IS 'what a model takes and gives, and a call of it in SQL that runs as it stands';

@@ -3,8 +3,12 @@
 use std::ffi::CString;
 
 use pg_predict_engine::device::Device;
+use pg_predict_engine::files::Files;
 use pg_predict_engine::options::{MAX_BATCH_SIZE, MAX_THREADS};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// The folder of the file cache, in the data directory. Its name is one that base backups leave out.
+const FILE_CACHE: &str = "pgsql_tmp_pg_predict";
 
 // 0: the version knows, from its options or the probe's measure.
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -12,6 +16,10 @@ static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DEVICE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 // Off is for finding out what the node gives.
 static ENABLE_BATCH_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+// Room for some hundred models of ordinary size; the least recently used go.
+static FILE_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10 * 1024);
+// 0: all of the card, as ONNX Runtime does by itself.
+static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 // Two pairs of buffers of 4096 rows x 1000 float32 columns are 32 MB; twice that leaves room for wide text.
 static MAX_BATCH_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 // Empty: the library that `make install` put beside this one.
@@ -26,6 +34,10 @@ static PROBE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static PROGRESS_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 // A handful of models of ordinary size; per backend, so that a hundred backends still fit a server.
 static SESSION_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024);
+// 0: a session stays until its backend ends or its room is needed, as a prepared statement does.
+static SESSION_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
+// Off: weights packed for the processor run faster, and memory is there as a rule.
+static SHARE_WEIGHTS: GucSetting<bool> = GucSetting::<bool>::new(false);
 // One: parallel workers use more cores better than threads inside a run do, and leave other backends theirs.
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -56,6 +68,26 @@ pub(crate) fn define() {
         &ENABLE_BATCH_SCAN,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.file_cache_size",
+        c"Disk space that models may take in the file cache, from which sessions are loaded.",
+        c"It is a folder in the data directory. The least recently used go first; what is lost is made anew. 0 keeps no files.",
+        &FILE_CACHE_SIZE,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_predict.gpu_memory_limit",
+        c"Memory of a card that one session may take.",
+        c"0 sets no limit. Read when a session is loaded.",
+        &GPU_MEMORY_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
         c"pg_predict.max_batch_memory",
@@ -124,6 +156,24 @@ pub(crate) fn define() {
         GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
+        c"pg_predict.session_idle_timeout",
+        c"Time after which a loaded model that nobody uses is dropped.",
+        c"0 keeps it. What the last query set holds while a backend is idle.",
+        &SESSION_IDLE_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_predict.share_weights",
+        c"Runs models on weights that all backends share, in the file cache.",
+        c"Large weights are mapped and not packed for the processor: less memory for each backend, and slower runs.",
+        &SHARE_WEIGHTS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
         c"pg_predict.threads",
         c"Threads inside one run of a model.",
         c"0 takes the version's own, else 1.",
@@ -153,6 +203,17 @@ pub(crate) fn device() -> Option<Device> {
 /// Whether plans get BatchPredict nodes.
 pub(crate) fn enable_batch_scan() -> bool {
     ENABLE_BATCH_SCAN.get()
+}
+
+/// The file cache; none where it may take nothing.
+pub(crate) fn files() -> Option<Files> {
+    let limit = u64::try_from(FILE_CACHE_SIZE.get()).ok().filter(|n| *n > 0)? << 20;
+    Some(Files { folder: crate::pg::setting::data_directory().join(FILE_CACHE), limit })
+}
+
+/// Bytes of a card that one session may take; none for all.
+pub(crate) fn gpu_memory_limit() -> Option<usize> {
+    usize::try_from(GPU_MEMORY_LIMIT.get()).ok().filter(|n| *n > 0).map(|n| n << 20)
 }
 
 /// Bytes that rows waiting for a batch may take.
@@ -194,6 +255,16 @@ pub(crate) fn progress_interval() -> std::time::Duration {
 /// Bytes that loaded models may take.
 pub(crate) fn session_cache_size() -> usize {
     SESSION_CACHE_SIZE.get() as usize * 1024 * 1024
+}
+
+/// Milliseconds after which a session that nobody uses is dropped; 0 for never.
+pub(crate) fn session_idle_timeout() -> u64 {
+    u64::try_from(SESSION_IDLE_TIMEOUT.get()).unwrap_or(0)
+}
+
+/// Whether weights stay in their file.
+pub(crate) fn share_weights() -> bool {
+    SHARE_WEIGHTS.get()
 }
 
 /// Threads inside one run, where the user says so.

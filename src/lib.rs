@@ -5,6 +5,7 @@
 use pgrx::prelude::*;
 
 mod api;
+mod cost;
 mod error;
 mod guc;
 mod pg;

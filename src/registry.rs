@@ -9,6 +9,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -19,10 +20,14 @@ use pg_predict_engine::signature::Signature;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::Oid;
 
+use crate::cost;
 use crate::error::{self, Error, Result, of_model};
+use crate::guc;
+use crate::pg::lookup::{self, Identity, Key};
 use crate::pg::owner;
 use crate::pg::probe::{Parts, Verdict};
 use crate::pg::sessions;
+use crate::pg::snapshot;
 use crate::pg::sql::{self, Mode, Value};
 
 /// Bytes of a chunk: small enough to read one at a time, large enough that TOAST's own pieces dominate.
@@ -38,17 +43,13 @@ pub(crate) struct Resolved {
 }
 
 thread_local! {
-    /// Versions already parsed, with the texts that they were parsed from: a number can come back with other options
-    /// after its model was dropped, or its creation rolled back.
-    static PARSED: RefCell<Vec<(String, String, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
+    /// Versions already parsed, with the rows that they were parsed from.
+    static PARSED: RefCell<Vec<(Identity, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the tables say of a reference.
 struct Found {
-    number: Option<i32>,
-    hash: Option<[u8; 32]>,
-    signature: String,
-    options: String,
+    version: Option<Arc<Version>>,
     /// Those who may use the model.
     roles: Vec<Oid>,
 }
@@ -56,75 +57,80 @@ struct Found {
 /// How many parsed versions are kept.
 const PARSED_KEPT: usize = 64;
 
+/// Reads what the tables say of a reference. None: there is no such model.
+fn find(reference: &Reference) -> Result<Option<Found>> {
+    let name = reference.name.as_str();
+    let mut exists = false;
+    lookup::rows(c"model", c"model_pkey", &[Key::Text(name)], |_| exists = true);
+    if !exists {
+        return Ok(None);
+    }
+    let mut number = None;
+    match &reference.version {
+        VersionRef::Number(n) => number = Some(*n),
+        VersionRef::Alias(alias) => {
+            lookup::rows(c"alias", c"alias_pkey", &[Key::Text(name), Key::Text(alias)], |row| number = row.int(2));
+        }
+    }
+    let mut stored = None;
+    if let Some(number) = number {
+        lookup::rows(c"version", c"version_pkey", &[Key::Text(name), Key::Int(number)], |row| {
+            stored = Some(version(name, number, row));
+        });
+    }
+    let mut roles = Vec::new();
+    lookup::rows(c"privilege", c"privilege_pkey", &[Key::Text(name)], |row| roles.extend(row.oid(1)));
+    Ok(Some(Found { version: stored.transpose()?, roles }))
+}
+
 /// Resolves a reference under the snapshot of the query, and checks that the caller may use the model.
 pub(crate) fn resolve(text: &str) -> Result<Resolved> {
     let reference = Reference::parse(text)?;
-    let (number, alias) = match &reference.version {
-        VersionRef::Number(n) => (Some(*n), None),
-        VersionRef::Alias(a) => (None, Some(a.as_str())),
-    };
-    let mut found: Option<Found> = None;
-    owner::as_registry_owner(|| {
-        sql::run(
-            Mode::Read,
-            c"SELECT v.number, v.hash, p.role::oid, v.signature::text, v.options::text
-                FROM predict.model m
-                LEFT JOIN predict.version v ON v.model = m.name AND v.number = coalesce($2,
-                          (SELECT a.version FROM predict.alias a WHERE a.model = m.name AND a.alias = $3))
-                LEFT JOIN predict.privilege p ON p.model = m.name
-               WHERE m.name = $1",
-            &[Value::Text(&reference.name), Value::OptionalInt(number), Value::OptionalText(alias)],
-            |row| {
-                let found = found.get_or_insert_with(|| Found {
-                    number: row.int(0),
-                    hash: row.bytes(1, |b| b.try_into().ok()).flatten(),
-                    signature: row.text(3).unwrap_or_default(),
-                    options: row.text(4).unwrap_or_default(),
-                    roles: Vec::new(),
-                });
-                found.roles.extend(row.oid(2));
-            },
-        );
-    });
-    let Some(Found { number, hash, roles, signature, options }) = found else {
+    let Some(Found { version, roles }) = find(&reference)? else {
         return Err(Error::NoModel { name: reference.name });
     };
     if !roles.iter().any(|r| owner::caller_is(*r)) && !owner::caller_is_superuser() {
         return Err(Error::NotPermitted { model: reference.name, verb: "use" });
     }
-    let (Some(number), Some(hash)) = (number, hash) else {
+    let Some(version) = version else {
         return Err(match reference.version {
             VersionRef::Number(version) => Error::NoVersion { model: reference.name, version },
             VersionRef::Alias(alias) => Error::NoAlias { model: reference.name, alias },
         });
     };
-    let version = version(&reference.name, number, hash, signature, options)?;
+    cost::note(text, &version);
     let selection = reference.select(&version.signature).map_err(of_model(&version.label()))?;
     Ok(Resolved { names_output: reference.output.is_some(), version, selection })
 }
 
-/// A version, parsed once.
-fn version(model: &str, number: i32, hash: [u8; 32], signature: String, options: String) -> Result<Arc<Version>> {
-    let same = |(s, o, v): &&(String, String, Arc<Version>)| {
-        v.hash == hash && v.number == number && v.model == model && *s == signature && *o == options
-    };
-    if let Some(version) = PARSED.with_borrow(|all| all.iter().find(same).map(|(_, _, v)| Arc::clone(v))) {
+/// The version that a reference means, for the planner: whoever may not use it learns that when it is run.
+pub(crate) fn look_up(text: &str) -> Option<Arc<Version>> {
+    let reference = Reference::parse(text).ok().filter(|_| snapshot::is_active())?;
+    find(&reference).ok()??.version
+}
+
+/// The version of a row, parsed once.
+fn version(model: &str, number: i32, row: &lookup::Row<'_>) -> Result<Arc<Version>> {
+    let same =
+        |(identity, v): &&(Identity, Arc<Version>)| *identity == row.identity && v.number == number && v.model == model;
+    if let Some(version) = PARSED.with_borrow(|all| all.iter().find(same).map(|(_, v)| Arc::clone(v))) {
         return Ok(version);
     }
-    let damaged =
-        |_| Error::from(pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() });
+    fn damaged<T>(_: T) -> Error {
+        pg_predict_engine::Error::Corrupt { what: "the signature of a version cannot be read".into() }.into()
+    }
     let version = Arc::new(Version {
         model: model.to_owned(),
         number,
-        hash,
-        signature: serde_json::from_str::<Signature>(&signature).map_err(damaged)?,
-        options: serde_json::from_str::<Options>(&options).map_err(damaged)?,
+        hash: row.hash(2).ok_or(()).map_err(damaged)?,
+        signature: serde_json::from_str::<Signature>(&row.json(4).unwrap_or_default()).map_err(damaged)?,
+        options: serde_json::from_str::<Options>(&row.json(5).unwrap_or_default()).map_err(damaged)?,
     });
     PARSED.with_borrow_mut(|all| {
         if all.len() >= PARSED_KEPT {
             all.remove(0);
         }
-        all.push((signature, options, Arc::clone(&version)));
+        all.push((row.identity, Arc::clone(&version)));
     });
     Ok(version)
 }
@@ -169,13 +175,9 @@ pub(crate) fn session(version: &Arc<Version>) -> Result<Arc<Session>> {
     if loaded && !sessions::is_worker() {
         let runtime = sessions::runtime()?;
         let mut others = false;
-        owner::as_registry_owner(|| {
-            sql::run(
-                Mode::Read,
-                c"SELECT FROM predict.check_result WHERE model = $1 AND version = $2 AND runtime <> $3 LIMIT 1",
-                &[Value::Text(&version.model), Value::Int(version.number), Value::Text(&runtime)],
-                |_| others = true,
-            );
+        let key = [Key::Text(&version.model), Key::Int(version.number)];
+        lookup::rows(c"check_result", c"check_result_pkey", &key, |row| {
+            others |= row.text(7).is_some_and(|theirs| theirs != runtime);
         });
         if others {
             let label = version.label();
@@ -187,6 +189,16 @@ pub(crate) fn session(version: &Arc<Version>) -> Result<Arc<Session>> {
         }
     }
     Ok(session)
+}
+
+/// Loads the session of a version, and says how long that took; zero where it was loaded.
+pub(crate) fn warm(version: &Arc<Version>) -> Result<Duration> {
+    if sessions::has(version) {
+        return Ok(Duration::ZERO);
+    }
+    let started = Instant::now();
+    session(version)?;
+    Ok(started.elapsed())
 }
 
 /// Notes what was done to a model, for predict.history.
@@ -566,6 +578,10 @@ fn drop_orphans(mut hashes: Vec<Vec<u8>>) {
         );
         if dropped > 0 {
             sql::run(Mode::Write, c"DELETE FROM predict.chunk WHERE hash = $1", &hash, |_| {});
+            // Where this is rolled back, or another database has it too, it is made anew.
+            if let [Value::Bytes(hash)] = hash {
+                guc::files().iter().for_each(|files| files.drop_model(hash));
+            }
         }
     }
 }

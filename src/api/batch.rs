@@ -9,13 +9,19 @@ use crate::error::{self, Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
 use crate::pg::results::Results;
 use crate::pg::shared::Form;
-use crate::pg::site::{Group, Site};
+use crate::pg::site::{Group, Row, Site};
 use crate::pg::spill::Pool;
 use crate::pg::{expanded, memory, text};
 use crate::registry;
 
 pg_function!(pg_predict_batch_transition, pg_finfo_pg_predict_batch_transition, transition);
 pg_function!(pg_predict_batch_transition_handle, pg_finfo_pg_predict_batch_transition_handle, transition_handle);
+pg_function!(pg_predict_batch_transition_columns, pg_finfo_pg_predict_batch_transition_columns, transition_columns);
+pg_function!(
+    pg_predict_batch_transition_columns_handle,
+    pg_finfo_pg_predict_batch_transition_columns_handle,
+    transition_columns_handle
+);
 pg_function!(pg_predict_batch_combine, pg_finfo_pg_predict_batch_combine, combine);
 pg_function!(pg_predict_batch_serialize, pg_finfo_pg_predict_batch_serialize, serialize);
 pg_function!(pg_predict_batch_deserialize, pg_finfo_pg_predict_batch_deserialize, deserialize);
@@ -28,6 +34,8 @@ struct Sites {
     sites: Vec<(Vec<u8>, Rc<RefCell<Site>>)>,
     /// The columns that the reader names.
     columns: Option<Vec<String>>,
+    /// All rows name the same model.
+    constant: bool,
 }
 
 /// Opens the site of a reference.
@@ -45,24 +53,33 @@ pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
 }
 
 fn transition(call: &Call) -> Result<Option<Datum>> {
-    step(call, 2, |_| Ok(None))
+    step(call, Row { first: 2, names: None }, None)
 }
 
 fn transition_handle(call: &Call) -> Result<Option<Datum>> {
-    step(call, 3, |call| call.argument(2).map(text::array).transpose())
+    step(call, Row { first: 3, names: None }, Some(2))
 }
 
-/// One row; the row's arguments begin at `first`.
-fn step(
-    call: &Call,
-    first: usize,
-    columns: impl FnOnce(&Call) -> Result<Option<Vec<String>>>,
-) -> Result<Option<Datum>> {
+fn transition_columns(call: &Call) -> Result<Option<Datum>> {
+    step(call, Row { first: 3, names: Some(2) }, None)
+}
+
+fn transition_columns_handle(call: &Call) -> Result<Option<Datum>> {
+    step(call, Row { first: 4, names: Some(3) }, Some(2))
+}
+
+/// One row. `wanted`: the argument that names the columns that the reader wants.
+fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
     let Some(reference) = call.argument(1) else { return Err(Error::NullArgument { what: "the model reference" }) };
-    let sites = call.site(|| Ok(Sites { sites: Vec::new(), columns: columns(call)? }))?;
+    let sites = call.site(|| {
+        let columns = wanted.and_then(|i| call.argument(i)).map(text::array).transpose()?;
+        Ok(Sites { sites: Vec::new(), columns, constant: call.names_model() })
+    })?;
     let group = match call.state::<Group>(0) {
         Some(group) => {
-            group.check_reference(reference)?;
+            if !sites.constant {
+                group.check_reference(reference)?;
+            }
             group
         }
         None => {
@@ -79,7 +96,7 @@ fn step(
             call.give_state(memory::own(context, Group::new(Some(site), raw)))
         }
     };
-    group.add(call, first, sites.columns.as_deref())?;
+    group.add(call, row, sites.columns.as_deref())?;
     Ok(Some(internal(group)))
 }
 

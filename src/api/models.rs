@@ -14,6 +14,7 @@ pg_function!(pg_predict_set_alias, pg_finfo_pg_predict_set_alias, set_alias);
 pg_function!(pg_predict_drop_alias, pg_finfo_pg_predict_drop_alias, drop_alias);
 pg_function!(pg_predict_grant_usage, pg_finfo_pg_predict_grant_usage, grant_usage);
 pg_function!(pg_predict_revoke_usage, pg_finfo_pg_predict_revoke_usage, revoke_usage);
+pg_function!(pg_predict_warm, pg_finfo_pg_predict_warm, warm);
 
 const VOID: Option<Datum> = Some(Datum::null());
 
@@ -66,4 +67,11 @@ fn grant_usage(call: &Call) -> Result<Option<Datum>> {
 
 fn revoke_usage(call: &Call) -> Result<Option<Datum>> {
     registry::set_usage(&call.text(0, "the model's name")?, &call.text(1, "the role")?, false).map(|()| VOID)
+}
+
+/// Loads the session of a model, and gives the milliseconds that it took; none where it was there.
+fn warm(call: &Call) -> Result<Option<Datum>> {
+    let resolved = registry::resolve(&call.text(0, "the model reference")?)?;
+    let took = registry::warm(&resolved.version)?;
+    Ok(Some(Datum::from((took.as_secs_f64() * 1e3).to_bits())))
 }

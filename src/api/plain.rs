@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::chunk::Chunk;
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{self, Datum, NodeTag};
 
+use crate::cost;
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
 use crate::pg::form::Form;
 use crate::pg::results::Layout;
 use crate::pg::site::{Group, Site};
-use crate::pg::{planner, shared, snapshot, text};
+use crate::pg::{node, planner, shared, snapshot, text};
 
 pg_function!(pg_predict_predict, pg_finfo_pg_predict_predict, predict);
 pg_function!(pg_predict_predict_text, pg_finfo_pg_predict_predict_text, predict_text);
@@ -20,7 +21,7 @@ pg_function!(pg_predict_predict_array, pg_finfo_pg_predict_predict_array, predic
 pg_function!(pg_predict_embed, pg_finfo_pg_predict_embed, embed);
 pg_function!(pg_predict_predict_json, pg_finfo_pg_predict_predict_json, predict_json);
 
-pg_function!(pg_predict_call_support, pg_finfo_pg_predict_call_support, planner::call_support);
+pg_function!(pg_predict_call_support, pg_finfo_pg_predict_call_support, support);
 
 /// What a call site keeps from call to call.
 #[derive(Default)]
@@ -61,6 +62,19 @@ fn value(call: &Call, form: Form) -> Result<Option<Datum>> {
     form.check(&layout)?;
     let chunk = Chunk::parse(&bytes)?;
     if chunk.ran(0) { form.value(&layout, &chunk, 0) } else { Ok(None) }
+}
+
+/// The support function of plain calls and of the aggregates' functions: it tells the planner what they cost.
+fn support(call: &Call) -> Result<Option<Datum>> {
+    if let Some(request) = call.argument(0).map(Datum::cast_mut_ptr::<pg_sys::SupportRequestCost>)
+        && node::is(request.cast(), NodeTag::T_SupportRequestCost)
+    {
+        // SAFETY: the planner passes a request node of the kind that its tag says.
+        let answered = unsafe { cost::answer(request) };
+        // A null pointer, not an SQL NULL, says that nothing is known.
+        return Ok(Some(if answered { Datum::from(request) } else { Datum::null() }));
+    }
+    planner::call_support(call)
 }
 
 fn predict(call: &Call) -> Result<Option<Datum>> {

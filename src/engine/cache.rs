@@ -3,6 +3,7 @@
 //! Versions are immutable and named by the hash of their bytes, so nothing ever has to be invalidated.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -19,11 +20,26 @@ pub struct Key {
     pub device: Device,
     /// With how many threads.
     pub threads: usize,
+    /// With weights that stay in their file.
+    pub share_weights: bool,
+}
+
+/// A session, and when it was last used.
+struct Kept {
+    session: Arc<Session>,
+    used: Instant,
+}
+
+impl Kept {
+    /// Whether a query uses it: another holder of the Arc.
+    fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.session) > 1
+    }
 }
 
 /// Sessions by key.
 pub struct Cache {
-    entries: LruCache<Key, Arc<Session>>,
+    entries: LruCache<Key, Kept>,
 }
 
 impl Default for Cache {
@@ -36,7 +52,9 @@ impl Default for Cache {
 impl Cache {
     /// The session with this key. One that a cancelled run still sits in is dropped instead: its thread ends it.
     pub fn get(&mut self, key: &Key) -> Option<Arc<Session>> {
-        let session = Arc::clone(self.entries.get(key)?);
+        let kept = self.entries.get_mut(key)?;
+        kept.used = Instant::now();
+        let session = Arc::clone(&kept.session);
         if session.is_abandoned() {
             self.entries.pop(key);
             return None;
@@ -52,10 +70,8 @@ impl Cache {
         let mut bytes = self.bytes();
         let mut gone = Vec::new();
         while bytes + needed > limit {
-            // Another holder of the Arc is a query that uses the session.
-            let Some((key, idle)) =
-                self.entries.iter().rev().find(|(_, s)| Arc::strong_count(s) == 1).map(|(k, s)| (k.clone(), s.bytes()))
-            else {
+            let mut idle = self.entries.iter().rev().filter(|(_, kept)| !kept.is_busy());
+            let Some((key, idle)) = idle.next().map(|(k, kept)| (k.clone(), kept.session.bytes())) else {
                 break;
             };
             self.entries.pop(&key);
@@ -63,6 +79,26 @@ impl Cache {
             bytes -= idle;
         }
         Ok(gone)
+    }
+
+    /// Takes out the sessions that nobody has used for so long, and says when to look again: none where none is kept.
+    pub fn take_idle(&mut self, timeout: Duration) -> (Vec<Arc<Session>>, Option<Duration>) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        let mut next: Option<Duration> = None;
+        for (key, kept) in self.entries.iter_mut() {
+            if kept.is_busy() {
+                kept.used = now;
+            }
+            let idle = now.duration_since(kept.used);
+            if idle >= timeout {
+                gone.push(key.clone());
+            } else {
+                let left = timeout - idle;
+                next = Some(next.map_or(left, |n| n.min(left)));
+            }
+        }
+        (gone.iter().filter_map(|key| self.entries.pop(key)).map(|kept| kept.session).collect(), next)
     }
 
     /// Whether a session with this key is kept.
@@ -73,13 +109,13 @@ impl Cache {
 
     /// Keeps a session.
     pub fn insert(&mut self, key: Key, session: Arc<Session>) {
-        self.entries.put(key, session);
+        self.entries.put(key, Kept { session, used: Instant::now() });
     }
 
     /// Bytes of all sessions kept.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.entries.iter().map(|(_, s)| s.bytes()).sum()
+        self.entries.iter().map(|(_, kept)| kept.session.bytes()).sum()
     }
 
     /// Sessions kept.
@@ -108,7 +144,7 @@ mod tests {
     }
 
     fn key(n: u8) -> Key {
-        Key { hash: [n; 32], device: Device::Cpu, threads: 1 }
+        Key { hash: [n; 32], device: Device::Cpu, threads: 1, share_weights: false }
     }
 
     #[test]
@@ -127,6 +163,24 @@ mod tests {
         // Now 2 is idle, and the older of the two.
         cache.make_room(200_000, 300_000).unwrap();
         assert!(cache.get(&key(2)).is_none() && cache.get(&key(1)).is_some());
+    }
+
+    #[test]
+    fn sessions_that_nobody_uses_for_a_time_go_and_what_is_in_use_stays() {
+        let mut cache = Cache::default();
+        for n in 1..=2 {
+            cache.insert(key(n), session(1));
+        }
+        assert_eq!(cache.take_idle(Duration::from_secs(60)).0.len(), 0);
+        let used = cache.get(&key(2)).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        let (gone, next) = cache.take_idle(Duration::from_millis(20));
+        assert_eq!((gone.len(), next), (1, Some(Duration::from_millis(20))));
+        assert!(!cache.contains(&key(1)) && cache.contains(&key(2)));
+        drop(used);
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(cache.take_idle(Duration::from_millis(20)).0.len(), 1);
+        assert_eq!((cache.len(), cache.take_idle(Duration::ZERO).1), (0, None));
     }
 
     #[test]

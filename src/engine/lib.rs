@@ -10,6 +10,7 @@ pub mod chunk;
 pub mod device;
 pub mod error;
 pub mod file;
+pub mod files;
 mod float;
 pub mod options;
 pub mod pipeline;
@@ -24,5 +25,6 @@ mod tests;
 pub mod text;
 pub mod threads;
 pub mod version;
+mod weights;
 
 pub use error::{Error, Result};

@@ -16,6 +16,18 @@ use crate::run::{Ran, Work};
 use crate::session::Stop;
 use crate::threads;
 
+/// What a query's runs made the process grow by, in bytes, before it is given back at the end.
+const WORTH_GIVING_BACK: usize = 16 << 20;
+
+/// Resident memory of this process, in bytes; 0 where the system does not tell.
+pub(crate) fn resident() -> usize {
+    std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|s| s.split_whitespace().nth(1)?.parse::<usize>().ok())
+        .unwrap_or(0)
+        * 4096
+}
+
 /// A batch that has been run.
 pub struct Done {
     /// The batch, to be used again.
@@ -38,20 +50,21 @@ struct Thread {
     state: Arc<Mutex<State>>,
 }
 
-/// An inference thread, started with its first batch. One batch is under way at a time.
+/// An inference thread, started with its first batch. It runs the batches that it was sent in their order, one at a time.
 pub struct Pipeline {
     work: Work,
     stop: Stop,
     thread: Option<Thread>,
-    busy: bool,
-    /// Traps when the batch under way was sent.
+    /// Batches that were sent and not collected.
+    under_way: usize,
+    /// Traps when the first of them was sent.
     traps: usize,
 }
 
 impl Pipeline {
     /// One that has no thread yet.
     pub fn new(work: Work) -> Result<Self> {
-        Ok(Self { work, stop: Stop::new()?, thread: None, busy: false, traps: 0 })
+        Ok(Self { work, stop: Stop::new()?, thread: None, under_way: 0, traps: 0 })
     }
 
     /// What its runs have in common.
@@ -60,10 +73,10 @@ impl Pipeline {
         &self.work
     }
 
-    /// Whether a batch is under way.
+    /// Batches that were sent and not collected.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.busy
+    pub fn under_way(&self) -> usize {
+        self.under_way
     }
 
     /// Whether no run is in the session now, so that one on the caller's thread need not wait.
@@ -77,14 +90,16 @@ impl Pipeline {
         self.work.run(batch, &self.stop)
     }
 
-    /// Asks the batch under way to stop; nothing is run after that.
+    /// Asks the batches under way to stop; nothing is run after that.
     pub fn ask_to_stop(&self) {
         self.stop.ask();
     }
 
-    /// Hands a batch to the thread. The one before must have been collected.
+    /// Hands a batch to the thread, which runs it after those before it.
     pub fn submit(&mut self, batch: Batch) -> Result<()> {
-        self.traps = threads::traps();
+        if self.under_way == 0 {
+            self.traps = threads::traps();
+        }
         if self.thread.is_none() {
             self.thread = Some(start(self.work.clone(), self.stop.clone())?);
         }
@@ -92,21 +107,21 @@ impl Pipeline {
         if sent != Some(true) {
             return Err(ended());
         }
-        self.busy = true;
+        self.under_way += 1;
         Ok(())
     }
 
-    /// Waits for the batch under way, at most for so long.
+    /// Waits for the first of the batches under way, at most for so long.
     pub fn collect(&mut self, wait: Duration) -> Result<Option<Done>> {
         let Some(thread) = self.thread.as_ref() else { return Err(ended()) };
         match thread.done.recv_timeout(wait) {
             Ok(done) => {
-                self.busy = false;
+                self.under_way -= 1;
                 Ok(Some(done))
             }
             Err(RecvTimeoutError::Timeout) if threads::traps() != self.traps => {
                 // Its thread will never come back, and the session is locked for good.
-                self.busy = false;
+                self.under_way = 0;
                 self.thread = None;
                 self.work.session.abandon();
                 Err(Error::Run { reason: "An integer was divided by zero, or a quotient did not fit.".to_owned() })
@@ -120,7 +135,7 @@ impl Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        if self.busy {
+        if self.under_way > 0 {
             self.stop.ask();
             let mut state = thread.state.lock();
             if state.running {
@@ -141,7 +156,12 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
     let state = Arc::new(Mutex::new(State::default()));
     let mine = Arc::clone(&state);
     threads::spawn("pg_predict", move || {
+        let before = resident();
+        let mut one: Option<Batch> = None;
         while let Ok(batch) = inbox.recv() {
+            if one.is_none() {
+                one = Some(batch.part(0));
+            }
             mine.lock().running = true;
             let started = Instant::now();
             let result = if stop.asked() { Err(ended()) } else { work.run(&batch, &stop) };
@@ -157,6 +177,12 @@ fn start(work: Work, stop: Stop) -> Result<Thread> {
             if outbox.send(Done { batch, result, took }).is_err() {
                 break;
             }
+        }
+        let grown = resident().saturating_sub(before);
+        if let Some(one) = one.filter(|_| !stop.asked() && (grown > WORTH_GIVING_BACK || work.session.is_on_card())) {
+            // A run is what gives memory back; what this one says is of no use to anybody.
+            let _ = work.session.shrinking().and_then(|shrinking| work.run(&one, &shrinking));
+            threads::after_abandoned();
         }
     })?;
     Ok(Thread { jobs, done, state })
@@ -186,10 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn batches_that_wait_are_run_in_the_order_in_which_they_were_sent() {
+        let work = work("models/diamonds.onnx");
+        let mut pipeline = Pipeline::new(work.clone()).unwrap();
+        for rows in [300, 1, 20] {
+            pipeline.submit(floats(&work, rows)).unwrap();
+        }
+        assert_eq!(pipeline.under_way(), 3);
+        for rows in [300, 1, 20] {
+            let here = pipeline.run_here(&floats(&work, rows)).unwrap();
+            let done = wait(&mut pipeline);
+            assert_eq!((done.batch.rows, done.result.unwrap()), (rows, here));
+        }
+        assert_eq!(pipeline.under_way(), 0);
+    }
+
+    #[test]
     fn a_query_that_goes_away_does_not_wait_for_its_run() {
         let work = work("tests/reference/models/credit_isoforest.onnx");
         let session = Arc::clone(&work.session);
         let mut pipeline = Pipeline::new(work.clone()).unwrap();
+        pipeline.submit(floats(&work, 200_000)).unwrap();
         pipeline.submit(floats(&work, 200_000)).unwrap();
         while threads::inside() == 0 {
             std::thread::yield_now();

@@ -156,6 +156,7 @@ mod tests {
             batch_size: 1,
             single_micros: 0.0,
             row_micros: 0.0,
+            sweep: Vec::new(),
             session_bytes: 0,
             metadata: serde_json::Map::new(),
         }

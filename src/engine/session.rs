@@ -6,10 +6,13 @@
 //! Denormals are zero during a run, and the caller's floating-point state is as before afterwards.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ort::ep::CUDA;
+use ort::ep::{ArenaExtendStrategy, CUDA};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue};
 use ort::value::{
@@ -20,6 +23,7 @@ use parking_lot::Mutex;
 use crate::batch::{Keys, Maps};
 use crate::device::Device;
 use crate::error::{DeviceMissing, Error, Result};
+use crate::files::{Entry, Files};
 use crate::float::without_denormals;
 use crate::options::Options;
 use crate::signature::Source;
@@ -41,6 +45,37 @@ pub struct Config {
     pub threads: usize,
     /// What is known of the model; the probe, which finds it out, has none yet.
     pub session_bytes: usize,
+    /// Weights stay as they are in their file, which processes share: they are not packed anew for the processor.
+    pub share_weights: bool,
+    /// What a session may take of a card's memory, in bytes.
+    pub gpu_memory: Option<usize>,
+}
+
+impl Config {
+    /// The common one: no limits, nothing shared.
+    #[must_use]
+    pub fn of(library: String, device: Device, threads: usize) -> Self {
+        Self { library, device, threads, session_bytes: 0, share_weights: false, gpu_memory: None }
+    }
+}
+
+/// Where the bytes of a session come from.
+enum Origin<'a> {
+    Memory(&'a [u8], Vec<(String, Arc<[u8]>)>),
+    File(&'a Path),
+}
+
+impl Origin<'_> {
+    /// Gives a builder the weights, and makes the session.
+    fn commit(&self, builder: SessionBuilder) -> Result<ort::Result<ort::session::Session>> {
+        Ok(match self {
+            Self::Memory(model, external) => with_external(builder, external)?.commit_from_memory(model),
+            Self::File(path) => {
+                let mut builder = builder;
+                builder.commit_from_file(path)
+            }
+        })
+    }
 }
 
 /// What a session is loaded from.
@@ -96,6 +131,10 @@ pub struct Session {
     abandoned: AtomicUsize,
     /// Set where `auto` fell back to the processor: ONNX Runtime's words.
     fallback: Option<String>,
+    /// The card that it runs on; none on the processor.
+    card: Option<i32>,
+    /// Why it could not be kept in the file cache, where that failed.
+    uncached: Option<String>,
 }
 
 /// Tells a run to stop at its next graph node.
@@ -109,6 +148,15 @@ impl Stop {
     /// A new one.
     pub fn new() -> Result<Self> {
         let options = RunOptions::new().map_err(|e| Error::Run { reason: e.message().to_owned() })?;
+        Ok(Self { options: Arc::new(options), asked: Arc::default() })
+    }
+
+    /// One whose runs give the memory back that runs before them took, on the processor and on the card of a device.
+    pub(crate) fn shrinking(device: &str) -> Result<Self> {
+        let mut options = RunOptions::new().map_err(|e| Error::Run { reason: e.message().to_owned() })?;
+        options
+            .set("memory.enable_memory_arena_shrinkage", device)
+            .map_err(|e| Error::Run { reason: e.message().to_owned() })?;
         Ok(Self { options: Arc::new(options), asked: Arc::default() })
     }
 
@@ -256,12 +304,18 @@ fn builder(config: &Config) -> Result<SessionBuilder> {
         .and_then(|b| b.with_optimization_level(GraphOptimizationLevel::All))
         // Patterns keep the arena of the largest batch; results are the same without.
         .and_then(|b| b.with_memory_pattern(false))
+        .and_then(|b| b.with_prepacking(!config.share_weights))
         .map_err(|e| failed(e.message()))
 }
 
 fn with_cuda(config: &Config, id: i32) -> Result<SessionBuilder> {
+    // What was asked for and not twice as much: other backends share the card.
+    let mut cuda = CUDA::default().with_device_id(id).with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+    if let Some(limit) = config.gpu_memory {
+        cuda = cuda.with_memory_limit(limit);
+    }
     builder(config)?
-        .with_execution_providers([CUDA::default().with_device_id(id).build().error_on_failure()])
+        .with_execution_providers([cuda.build().error_on_failure()])
         .map_err(|e| device_error(config.device, e.message().to_owned()))
 }
 
@@ -278,13 +332,54 @@ fn with_external(mut builder: SessionBuilder, external: &[(String, Arc<[u8]>)]) 
 impl Session {
     /// Loads a model. Call it on a thread whose signals are blocked: ONNX Runtime starts threads of its own.
     pub fn load(content: Content, options: &Options, config: &Config) -> Result<Self> {
-        let _inside = Inside::enter();
         let bytes = config.session_bytes.max(content.bytes());
         let Content { model, tokenizer, external } = content;
+        let external = external.into_iter().map(|(l, b)| (l, b.into())).collect();
+        Self::of(&Origin::Memory(&model, external), tokenizer, options, config, bytes)
+    }
+
+    /// Loads a version after checking that what is stored of it has the hash under which it is stored. It is kept in the file cache,
+    /// where that can be.
+    pub fn load_checked(content: Content, version: &Version, config: &Config, files: Option<&Files>) -> Result<Self> {
+        content.check(version)?;
+        let mut uncached = None;
+        match files.map(|files| files.keep(&version.files(), &content)) {
+            Some(Ok(Some(entry))) => {
+                if let Ok(Some(session)) = Self::load_files(&entry, &version.options, config) {
+                    return Ok(session);
+                }
+            }
+            Some(Err(error)) => uncached = Some(error.to_string()),
+            Some(Ok(None)) | None => {}
+        }
+        let mut session = Self::load(content, &version.options, config)?;
+        session.uncached = uncached;
+        Ok(session)
+    }
+
+    /// Loads a model that is in the file cache. None where what is there is damaged. The same thread as above.
+    pub fn load_files(entry: &Entry, options: &Options, config: &Config) -> Result<Option<Self>> {
+        let Ok(tokenizer) = entry.check_model().and_then(|()| entry.tokenizer()) else { return Ok(None) };
+        // Weights are only numbers until the session is used: they are read twice at the same time.
+        let theirs = entry.clone();
+        let checked = crate::threads::spawn_for("pg_predict check", move || theirs.check_weights().is_ok())?;
+        let path = entry.model();
+        let bytes = config.session_bytes.max(entry.bytes());
+        let session = Self::of(&Origin::File(&path), tokenizer, options, config, bytes);
+        if checked.recv().unwrap_or(false) { session.map(Some) } else { Ok(None) }
+    }
+
+    fn of(
+        origin: &Origin<'_>,
+        tokenizer: Option<Vec<u8>>,
+        options: &Options,
+        config: &Config,
+        bytes: usize,
+    ) -> Result<Self> {
+        let _inside = Inside::enter();
         let mut text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
-        let external: Vec<(String, Arc<[u8]>)> = external.into_iter().map(|(l, b)| (l, b.into())).collect();
         let mut fallback = None;
-        let mut builder = match config.device {
+        let builder = match config.device {
             Device::Cpu => builder(config)?,
             Device::Cuda(id) => with_cuda(config, id)?,
             Device::Auto => match with_cuda(config, 0) {
@@ -296,15 +391,12 @@ impl Session {
                 Err(e) => return Err(e),
             },
         };
-        builder = with_external(builder, &external)?;
-        let inner = match builder.commit_from_memory(&model) {
+        let inner = match origin.commit(builder)? {
             Ok(session) => session,
             Err(e) if config.device == Device::Auto && fallback.is_none() => {
                 // The card may be found missing only now.
                 let first = e.message().to_owned();
-                let session = with_external(self::builder(config)?, &external)?
-                    .commit_from_memory(&model)
-                    .map_err(|e| load_error(e.message().to_owned()))?;
+                let session = origin.commit(self::builder(config)?)?.map_err(|e| load_error(e.message().to_owned()))?;
                 fallback = Some(first);
                 session
             }
@@ -316,6 +408,11 @@ impl Session {
                 });
             }
         };
+        let card = match config.device {
+            Device::Cpu => None,
+            Device::Cuda(id) => Some(id),
+            Device::Auto => fallback.is_none().then_some(0),
+        };
         // A model that fixes the number of tokens takes no longer text.
         let ids = inner.inputs().iter().filter(|i| Source::of_tokens(i.name()).is_some());
         let fixed = ids.filter_map(|i| i.dtype().tensor_shape()).find_map(|dims| match dims.as_ref() {
@@ -325,13 +422,15 @@ impl Session {
         if let (Some(text), Some(most)) = (&mut text, fixed) {
             text.limit(most)?;
         }
-        Ok(Self { inner: Mutex::new(inner), text, bytes, abandoned: AtomicUsize::new(0), fallback })
-    }
-
-    /// Loads a version after checking that what is stored of it has the hash under which it is stored.
-    pub fn load_checked(content: Content, version: &Version, config: &Config) -> Result<Self> {
-        content.check(version)?;
-        Self::load(content, &version.options, config)
+        Ok(Self {
+            inner: Mutex::new(inner),
+            text,
+            bytes,
+            abandoned: AtomicUsize::new(0),
+            card,
+            fallback,
+            uncached: None,
+        })
     }
 
     /// Its tokenizer.
@@ -349,6 +448,25 @@ impl Session {
     #[must_use]
     pub fn fallback(&self) -> Option<&str> {
         self.fallback.as_deref()
+    }
+
+    /// Why it could not be kept in the file cache, where that failed.
+    #[must_use]
+    pub fn uncached(&self) -> Option<&str> {
+        self.uncached.as_deref()
+    }
+
+    /// A stop whose runs give memory back.
+    pub(crate) fn shrinking(&self) -> Result<Stop> {
+        Stop::shrinking(&match self.card {
+            None => "cpu:0".to_owned(),
+            Some(id) => format!("cpu:0;gpu:{id}"),
+        })
+    }
+
+    /// Whether it runs on a card.
+    pub(crate) fn is_on_card(&self) -> bool {
+        self.card.is_some()
     }
 
     /// Whether no run is in it.
@@ -431,6 +549,9 @@ impl Session {
     pub(crate) fn infer(&self, feeds: &[Feed<'_>], wanted: Option<&[bool]>, stop: &Stop) -> Result<Vec<Got>> {
         let _inside = Inside::enter();
         let mut session = self.inner.lock();
+        if let Some(card) = self.card {
+            return infer_on_card(&mut session, card, feeds, wanted, stop);
+        }
         let inputs = feeds
             .iter()
             .map(|feed| {
@@ -445,6 +566,69 @@ impl Session {
             outputs.values().enumerate().filter(|(i, _)| keep(*i)).map(|(_, value)| got(&value)).collect()
         })
     }
+}
+
+/// A run on a card. What goes in is put into pinned memory, from where the card reads it by itself; what comes out lands there, and
+/// only what is wanted does.
+fn infer_on_card(
+    session: &mut ort::session::Session,
+    card: i32,
+    feeds: &[Feed<'_>],
+    wanted: Option<&[bool]>,
+    stop: &Stop,
+) -> Result<Vec<Got>> {
+    let failed = |e: ort::Error| run_error(e.message().to_owned());
+    let pinned = |ty| MemoryInfo::new(AllocationDevice::CUDA_PINNED, card, AllocatorType::Device, ty).map_err(failed);
+    let outputs: Vec<(String, bool)> = session
+        .outputs()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| wanted.is_none_or(|w| w.get(*i).copied().unwrap_or(false)))
+        .map(|(_, output)| {
+            let plain = matches!(output.dtype(), ValueType::Tensor { ty, .. } if *ty != TensorElementType::String);
+            (output.name().to_owned(), plain)
+        })
+        .collect();
+    let memory = Allocator::new(session, pinned(MemoryType::CPUInput)?).map_err(failed)?;
+    let mut binding = session.create_binding().map_err(failed)?;
+    for feed in feeds {
+        let column: &Column = &feed.column;
+        macro_rules! bind {
+            ($v:expr, $t:ty) => {{
+                let mut tensor = Tensor::<$t>::new(&memory, feed.shape.clone()).map_err(failed)?;
+                tensor.extract_tensor_mut().1.copy_from_slice(&$v[feed.from..feed.from + feed.len]);
+                binding.bind_input(feed.name, &tensor).map_err(failed)?;
+            }};
+        }
+        match column {
+            Column::Float32(v) => bind!(v, f32),
+            Column::Float64(v) => bind!(v, f64),
+            Column::Int8(v) => bind!(v, i8),
+            Column::Int16(v) => bind!(v, i16),
+            Column::Int32(v) => bind!(v, i32),
+            Column::Int64(v) => bind!(v, i64),
+            Column::Uint8(v) => bind!(v, u8),
+            Column::Uint16(v) => bind!(v, u16),
+            Column::Uint32(v) => bind!(v, u32),
+            Column::Uint64(v) => bind!(v, u64),
+            Column::Bool(v) => bind!(v, bool),
+            Column::Float16(v) => bind!(v, half::f16),
+            Column::Bfloat16(v) => bind!(v, half::bf16),
+            Column::String(s) => {
+                let tensor = string_tensor(s, feed.from, feed.len, &feed.shape).map_err(failed)?;
+                binding.bind_input(feed.name, &tensor).map_err(failed)?;
+            }
+        }
+    }
+    for (name, plain) in &outputs {
+        let place = if *plain { pinned(MemoryType::CPUOutput)? } else { MemoryInfo::default() };
+        binding.bind_output_to_device(name, &place).map_err(failed)?;
+    }
+    without_denormals(|| {
+        let mut values = session.run_binding_with_options(&binding, &stop.options).map_err(failed)?;
+        let lost = || Error::Run { reason: "an output did not come back from the card".to_owned() };
+        outputs.iter().map(|(name, _)| got(&values.remove(name).ok_or_else(lost)?)).collect()
+    })
 }
 
 /// The name of a type that SQL has no other form for than JSON; an error where its elements have none either.
@@ -518,6 +702,30 @@ pub(crate) enum Got {
     Nested(serde_json::Value),
 }
 
+thread_local! {
+    /// Strings on their way into a tensor: kept, so that those of the next run need no memory of their own.
+    static TEXTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The most bytes that are kept of one of them, and how many of them are.
+const TEXT_KEPT: usize = 256;
+const TEXTS_KEPT: usize = 1 << 16;
+
+/// The tensor of `len` strings from `from` on.
+fn string_tensor(strings: &Strings, from: usize, len: usize, shape: &[usize]) -> ort::Result<Tensor<String>> {
+    TEXTS.with_borrow_mut(|texts| {
+        texts.resize_with(texts.len().max(len), String::new);
+        for (text, i) in texts.iter_mut().zip(from..from + len) {
+            text.clear();
+            text.push_str(strings.get(i));
+        }
+        let tensor = Tensor::from_string_array((shape.to_vec(), &texts[..len]));
+        texts.truncate(TEXTS_KEPT);
+        texts.iter_mut().filter(|t| t.capacity() > TEXT_KEPT).for_each(|t| *t = String::new());
+        tensor
+    })
+}
+
 /// The tensor of `len` elements of a column from `from` on.
 fn tensor<'a>(column: &'a Column, from: usize, len: usize, shape: &[usize]) -> Result<SessionInputValue<'a>> {
     let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
@@ -540,11 +748,7 @@ fn tensor<'a>(column: &'a Column, from: usize, len: usize, shape: &[usize]) -> R
         Column::Bool(v) => view!(v),
         Column::Float16(v) => view!(v),
         Column::Bfloat16(v) => view!(v),
-        Column::String(s) => {
-            let texts: Vec<String> = (from..from + len).map(|i| s.get(i).to_owned()).collect();
-            let tensor = Tensor::from_string_array((shape.to_vec(), texts.as_slice())).map_err(failed)?;
-            tensor.into()
-        }
+        Column::String(s) => string_tensor(s, from, len, shape).map_err(failed)?.into(),
     })
 }
 
@@ -769,7 +973,8 @@ mod tests {
         let bytes = model("models/diamonds.onnx");
         let mut version = (*work("models/diamonds.onnx").version).clone();
         version.hash = content_hash(&bytes);
-        let load = |version: &Version| Session::load_checked(Content::of(bytes.clone()), version, &config(Device::Cpu));
+        let load =
+            |version: &Version| Session::load_checked(Content::of(bytes.clone()), version, &config(Device::Cpu), None);
         assert!(load(&version).is_ok());
         version.signature.tokenizer = Some("0".repeat(64));
         assert!(matches!(load(&version), Err(Error::Hash { .. })));

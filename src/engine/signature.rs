@@ -34,6 +34,9 @@ pub struct Signature {
     /// Time of one row inside a batch of `batch_size`, in microseconds.
     #[serde(default)]
     pub row_micros: f64,
+    /// Runs of growing batches: rows, and the time of the run in microseconds, as the probe measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweep: Vec<(usize, f64)>,
     /// What a session needs, in bytes, as the probe measured.
     #[serde(default)]
     pub session_bytes: usize,

@@ -24,7 +24,7 @@ pub(crate) fn model(path: &str) -> Vec<u8> {
 }
 
 pub(crate) fn config(device: Device) -> Config {
-    Config { library: library(), device, threads: 1, session_bytes: 0 }
+    Config::of(library(), device, 1)
 }
 
 pub(crate) fn ask(options: &Options, content: Content) -> Answer {
@@ -81,4 +81,48 @@ pub(crate) fn floats(work: &Work, rows: usize) -> Batch {
     let width = work.version.signature.inputs[0].width().unwrap();
     let data = (0..rows * width).map(|i| (i * 7 % 23) as f32 / 3.0).collect();
     Batch { rows, columns: vec![Column::Float32(data)], shapes: vec![Shapes::Same(vec![width])] }
+}
+
+/// A model with weights of more than a megabyte: x float [N, 10] times [10, 600] times [600, 600], and the sum of each row.
+pub(crate) fn wide() -> Vec<u8> {
+    fn field(number: u32, content: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, &mut out);
+        prost::encoding::encode_varint(content.len() as u64, &mut out);
+        [out, content.to_vec()].concat()
+    }
+    fn number(field: u32, value: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        prost::encoding::encode_key(field, prost::encoding::WireType::Varint, &mut out);
+        prost::encoding::encode_varint(value, &mut out);
+        out
+    }
+    let weights = |name: &str, rows: u64, columns: u64| {
+        let raw: Vec<u8> = (0..rows * columns).flat_map(|i| ((i % 17) as f32 / 100.0 - 0.08).to_le_bytes()).collect();
+        field(
+            5,
+            &[number(1, rows), number(1, columns), number(2, 1), field(8, name.as_bytes()), field(9, &raw)].concat(),
+        )
+    };
+    let node = |inputs: &[&str], output: &str, op: &str| {
+        let inputs: Vec<u8> = inputs.iter().flat_map(|i| field(1, i.as_bytes())).collect();
+        field(1, &[inputs, field(2, output.as_bytes()), field(4, op.as_bytes())].concat())
+    };
+    let value = |tag: u32, name: &str, width: u64| {
+        let dims = [field(1, &field(2, b"N")), field(1, &number(1, width))].concat();
+        let tensor = [number(1, 1), field(2, &dims)].concat();
+        field(tag, &[field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat())
+    };
+    let graph = [
+        node(&["x", "a"], "p", "MatMul"),
+        node(&["p", "b"], "q", "MatMul"),
+        node(&["q", "c"], "y", "MatMul"),
+        field(2, b"wide"),
+        weights("a", 10, 600),
+        weights("b", 600, 600),
+        weights("c", 600, 1),
+        value(11, "x", 10),
+        value(12, "y", 1),
+    ];
+    [number(1, 8), field(8, &number(2, 13)), field(7, &graph.concat())].concat()
 }

@@ -49,6 +49,13 @@ impl Version {
         content_hash(all.as_bytes())
     }
 
+    /// What its files are kept under: the hash of the model, and of all else that belongs to it.
+    #[must_use]
+    pub fn files(&self) -> String {
+        let (model, all) = (hex(&self.hash), self.content_key());
+        if all == self.hash { model } else { format!("{model}-{}", hex(&all[..8])) }
+    }
+
     /// Whether its rows run one by one because their answers depend on their batch mates.
     #[must_use]
     pub fn runs_alone(&self) -> bool {

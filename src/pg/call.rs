@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result};
 use crate::pg::convert::Arguments;
-use crate::pg::{memory, text};
+use crate::pg::{memory, node, text};
 
 /// A function call under way.
 pub(crate) struct Call {
@@ -88,13 +88,53 @@ impl Call {
         unsafe { pg_sys::get_fn_expr_argtype((*self.fcinfo).flinfo, i as i32) }
     }
 
-    /// The row arguments, which begin at `first`.
-    pub(crate) fn row(&self, first: usize) -> Arguments {
-        Arguments {
+    /// The row arguments, which begin at `first`. `names`: the argument that names the columns that they are, where they are a
+    /// row that was taken apart.
+    pub(crate) fn row(&self, first: usize, names: Option<usize>) -> Result<Arguments> {
+        Ok(Arguments {
             types: (first..self.arguments().len()).map(|i| self.argument_type(i)).collect(),
             variadic: self.is_variadic(),
             first: self.argument(first),
+            columns: match names.and_then(|i| self.argument(i)) {
+                Some(names) => self.columns(&text::array(names)?, first),
+                None => std::ptr::null_mut(),
+            },
+        })
+    }
+
+    /// Whether an aggregate's first argument is a constant.
+    pub(crate) fn names_model(&self) -> bool {
+        // SAFETY: an aggregate's function is called with its node, which has its arguments.
+        unsafe {
+            let aggregate = pg_sys::AggGetAggref(self.fcinfo).cast::<pg_sys::Aggref>();
+            !aggregate.is_null()
+                && node::members::<pg_sys::TargetEntry>((*aggregate).args)
+                    .first()
+                    .is_some_and(|e| node::is((**e).expr.cast(), pg_sys::NodeTag::T_Const))
         }
+    }
+
+    /// What the arguments from `first` on are the columns of: a description in the context of the call site.
+    fn columns(&self, names: &[String], first: usize) -> pg_sys::TupleDesc {
+        // SAFETY: an aggregate's function is called with its node, which has its arguments; a type modifier is read from there.
+        let typmods: Vec<i32> = unsafe {
+            let aggregate = pg_sys::AggGetAggref(self.fcinfo).cast::<pg_sys::Aggref>();
+            let entries =
+                if aggregate.is_null() { Vec::new() } else { node::members::<pg_sys::TargetEntry>((*aggregate).args) };
+            // The state comes before the arguments.
+            entries.iter().skip(first - 1).map(|e| pg_sys::exprTypmod((**e).expr.cast())).collect()
+        };
+        memory::within(self.site_context(), || {
+            // SAFETY: a new description with an entry for each name.
+            unsafe {
+                let desc = pg_sys::CreateTemplateTupleDesc(names.len() as i32);
+                for (i, name) in names.iter().enumerate() {
+                    let (oid, typmod) = (self.argument_type(first + i), typmods.get(i).copied().unwrap_or(-1));
+                    pg_sys::TupleDescInitEntry(desc, i as i16 + 1, text::c(name).as_ptr(), oid, typmod, 0);
+                }
+                desc
+            }
+        })
     }
 
     /// A state that was just made, to work on.

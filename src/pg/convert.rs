@@ -13,7 +13,7 @@ use pgrx::pg_sys::{self, Datum, NullableDatum, Oid};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::pg::{memory, text};
+use crate::pg::{carry, memory, text};
 
 /// Writes one value; false where it does not fit.
 type Write = fn(Datum, &mut Column) -> Result<bool>;
@@ -57,6 +57,8 @@ struct Feature {
 
 /// The composite type that rows have.
 struct Composite {
+    /// A row comes as the values of its columns, one argument each.
+    spread: bool,
     typeid: Oid,
     typmod: i32,
     desc: pg_sys::TupleDesc,
@@ -67,6 +69,7 @@ struct Composite {
     carried_desc: pg_sys::TupleDesc,
     carried_values: Vec<Datum>,
     carried_nulls: Vec<bool>,
+    form: Option<carry::Form>,
 }
 
 /// A column that comes back with its row.
@@ -87,6 +90,8 @@ pub(crate) struct Binding {
     inputs: Vec<Input>,
     /// Every feature is a float4 into one float32 input, in order.
     all_float4: bool,
+    /// Where they are among the arguments.
+    sources: Vec<usize>,
     /// Rows differ in size.
     varies: bool,
     /// A row that does not go into the inputs is NULL.
@@ -234,6 +239,8 @@ pub(crate) struct Arguments {
     /// VARIADIC stood before the last.
     pub(crate) variadic: bool,
     pub(crate) first: Option<Datum>,
+    /// What they are the columns of, where they are a row that was taken apart; null elsewhere.
+    pub(crate) columns: pg_sys::TupleDesc,
 }
 
 impl Binding {
@@ -247,6 +254,7 @@ impl Binding {
             carried: Vec::new(),
             inputs: Vec::new(),
             all_float4: false,
+            sources: Vec::new(),
             varies: false,
             skip_bad: version.options.on_error == OnError::Null,
             context,
@@ -268,6 +276,12 @@ impl Binding {
         let types = &arguments.types;
         let named = version.options.features.as_ref().filter(|_| version.signature.takes_text());
         match types.as_slice() {
+            _ if !arguments.columns.is_null() => {
+                binding.bind_composite(version, arguments.columns, columns)?;
+                if let Some(composite) = binding.composite.as_mut() {
+                    composite.spread = true;
+                }
+            }
             [one] if is_composite(base_type(*one)) => {
                 let (typeid, typmod) = match arguments.first {
                     Some(row) => row_type(row),
@@ -311,6 +325,7 @@ impl Binding {
 
     /// Notes what is the same for every row.
     fn settle(&mut self) {
+        self.sources = self.features.iter().map(|f| f.source).collect();
         self.varies = self.inputs.iter().any(|i| i.element == ElementType::String || i.width().is_none());
         self.all_float4 = self.inputs.len() == 1
             && self.features.iter().all(|f| match &f.convert {
@@ -327,7 +342,9 @@ impl Binding {
         if self.composite.is_some() {
             return vec![0];
         }
-        self.features.iter_mut().enumerate().map(|(i, f)| std::mem::replace(&mut f.source, i)).collect()
+        let sources = self.features.iter_mut().enumerate().map(|(i, f)| std::mem::replace(&mut f.source, i)).collect();
+        self.settle();
+        sources
     }
 
     /// The columns that rows carry.
@@ -489,6 +506,8 @@ impl Binding {
             (natts, copy)
         });
         self.composite = Some(Composite {
+            spread: false,
+            form: carry::Form::of(carried_desc),
             typeid: Oid::INVALID,
             typmod: -1,
             desc,
@@ -565,6 +584,11 @@ impl Binding {
         }
     }
 
+    /// Whether a row is float4 values alone, which go into one float32 input as they are.
+    pub(crate) fn is_float4_row(&self) -> bool {
+        self.all_float4 && self.composite.is_none()
+    }
+
     /// Whether rows differ in size, so that each of them counts for itself.
     pub(crate) fn varies(&self) -> bool {
         self.varies
@@ -594,12 +618,14 @@ impl Binding {
         rows: &mut Rows,
     ) -> Result<Option<String>> {
         // The commonest row first: nothing of it needs more than this.
-        if self.all_float4 && self.composite.is_none() && gather_float4(arguments, batch) {
+        let whole = self.composite.as_ref().is_some_and(|c| !c.spread);
+        if self.all_float4 && !whole && gather_float4(arguments, &self.sources, batch) {
             rows.ran.push(true);
             batch.rows += 1;
+            self.carry_arguments(arguments, rows);
             return Ok(None);
         }
-        let gathered = if self.composite.is_some() {
+        let gathered = if whole {
             self.gather_composite(arguments[0], batch, rows)?
         } else {
             self.gather_values(batch, |source| {
@@ -615,9 +641,24 @@ impl Binding {
                 column: null.map_or_else(String::new, |f| f.name.clone()),
             });
         }
+        if !whole {
+            self.carry_arguments(arguments, rows);
+        }
         rows.ran.push(gathered == Gathered::Row);
         batch.rows += usize::from(gathered == Gathered::Row);
         Ok(if let Gathered::Bad(reason) = gathered { Some(reason) } else { None })
+    }
+
+    /// Keeps the carried columns of a row that comes as their values.
+    #[inline]
+    fn carry_arguments(&mut self, arguments: &[NullableDatum], rows: &mut Rows) {
+        if let Some(composite) = self.composite.as_mut().filter(|c| !c.carried.is_empty()) {
+            for (i, argument) in composite.carried.iter().enumerate() {
+                composite.carried_values[i] = arguments[*argument].value;
+                composite.carried_nulls[i] = arguments[*argument].isnull;
+            }
+            carry(composite, rows);
+        }
     }
 
     /// Writes the features of a row.
@@ -681,10 +722,11 @@ impl Binding {
 
 /// The commonest row: float4 values into one float32 input. False, and nothing written, where one is NULL.
 #[inline]
-fn gather_float4(arguments: &[NullableDatum], batch: &mut Batch) -> bool {
+fn gather_float4(arguments: &[NullableDatum], sources: &[usize], batch: &mut Batch) -> bool {
     let Some(Column::Float32(column)) = batch.columns.first_mut() else { return false };
     let before = column.len();
-    for a in arguments {
+    for source in sources {
+        let a = &arguments[*source];
         if a.isnull {
             column.truncate(before);
             return false;
@@ -1035,21 +1077,13 @@ fn same_columns(composite: &mut Composite, typeid: Oid, typmod: i32) -> Result<(
 }
 
 /// Keeps the carried columns of a row.
+#[inline]
 fn carry(composite: &mut Composite, rows: &mut Rows) {
-    keep(composite.carried_desc, &mut composite.carried_values, &mut composite.carried_nulls, rows);
-}
-
-/// Keeps the values of a row, as a minimal tuple.
-pub(crate) fn keep(desc: pg_sys::TupleDesc, values: &mut [Datum], nulls: &mut [bool], rows: &mut Rows) {
-    // SAFETY: the values match the description; the tuple is copied and freed at once.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-        #[cfg(feature = "pg18")]
-        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr(), 0);
-        let bytes = std::slice::from_raw_parts(tuple.cast::<u8>(), (*tuple).t_len as usize);
-        rows.carried.extend_from_slice(bytes);
-        rows.ends.push(rows.carried.len() as u32);
-        pg_sys::pfree(tuple.cast());
-    }
+    carry::keep(
+        composite.carried_desc,
+        composite.form.as_ref(),
+        &mut composite.carried_values,
+        &mut composite.carried_nulls,
+        rows,
+    );
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::pg::results::{ElementKey, Layout, Results};
-use crate::pg::text;
+use crate::pg::{carry, text};
 
 /// The SQL type that holds every value of an element type.
 pub(crate) fn scalar_type(element: ElementType) -> Oid {
@@ -281,6 +281,7 @@ struct Column {
 pub(crate) struct Rows {
     columns: Vec<Column>,
     carried: pg_sys::TupleDesc,
+    form: Option<carry::Form>,
     values: Vec<Datum>,
     nulls: Vec<bool>,
     carried_values: Vec<Datum>,
@@ -375,9 +376,11 @@ impl Rows {
             }
         }
         let uses_carried = columns.iter().any(|c| matches!(c.source, Source::Carried(_)));
+        let carried = carried_desc(layout);
         Ok(Self {
             columns,
-            carried: carried_desc(layout),
+            carried,
+            form: carry::Form::of(carried),
             values: vec![Datum::from(0); natts],
             nulls: vec![true; natts],
             carried_values: vec![Datum::from(0); layout.carried.len()],
@@ -388,9 +391,11 @@ impl Rows {
 
     /// For the carried columns alone.
     fn of_carried(layout: &Layout) -> Self {
+        let carried = carried_desc(layout);
         Self {
             columns: Vec::new(),
-            carried: carried_desc(layout),
+            carried,
+            form: carry::Form::of(carried),
             values: Vec::new(),
             nulls: Vec::new(),
             carried_values: vec![Datum::from(0); layout.carried.len()],
@@ -438,31 +443,8 @@ impl Rows {
     }
 
     /// Takes the carried columns of a row apart.
-    fn open_carried(&mut self, bytes: Option<&[u8]>) {
-        let Some(bytes) = bytes.filter(|b| !b.is_empty()) else {
-            self.carried_nulls.fill(true);
-            return;
-        };
-        // SAFETY: the bytes are a minimal tuple that heap_form_minimal_tuple made with the same description; the copy
-        // is aligned and lives in the current, per-row context. A minimal tuple lies MINIMAL_TUPLE_OFFSET behind the
-        // start of the heap tuple that it stands for (access/htup_details.h).
-        unsafe {
-            let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-            let offset = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2)
-                - std::mem::offset_of!(pg_sys::MinimalTupleData, t_infomask2);
-            let mut tuple = pg_sys::HeapTupleData {
-                t_len: (bytes.len() + offset) as u32,
-                t_data: copy.wrapping_sub(offset).cast(),
-                ..Default::default()
-            };
-            pg_sys::heap_deform_tuple(
-                &raw mut tuple,
-                self.carried,
-                self.carried_values.as_mut_ptr(),
-                self.carried_nulls.as_mut_ptr(),
-            );
-        }
+    fn open_carried(&mut self, row: Option<&[u8]>) {
+        carry::open(self.carried, self.form.as_ref(), row, &mut self.carried_values, &mut self.carried_nulls);
     }
 
     /// Calls `f` with the values and nulls of every row, each in a memory context that is reset after it.

@@ -5,17 +5,20 @@
 //! `scan/`.
 
 pub(crate) mod call;
+pub(crate) mod carry;
 pub(crate) mod convert;
 pub(crate) mod emit;
 pub(crate) mod exchange;
 pub(crate) mod expanded;
 pub(crate) mod form;
+pub(crate) mod lookup;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod owner;
 pub(crate) mod planner;
 pub(crate) mod portable;
 pub(crate) mod probe;
+pub(crate) mod query;
 pub(crate) mod results;
 pub(crate) mod runner;
 pub(crate) mod sessions;
@@ -26,4 +29,5 @@ pub(crate) mod snapshot;
 pub(crate) mod spill;
 pub(crate) mod sql;
 pub(crate) mod srf;
+pub(crate) mod symbol;
 pub(crate) mod text;

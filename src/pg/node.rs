@@ -45,14 +45,21 @@ pub(crate) fn make<T>(tag: NodeTag) -> *mut T {
     }
 }
 
-// pgrx does not bind the first and binds the second without its arguments. What their callbacks raise is caught where they
+// pgrx does not bind the walkers and binds the mutator without its arguments. What their callbacks raise is caught where they
 // are called.
 unsafe extern "C-unwind" {
     #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
-    fn expression_tree_walker(
+    pub(crate) fn expression_tree_walker(
         node: *mut Node,
         walker: unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool,
         context: *mut c_void,
+    ) -> bool;
+    #[cfg_attr(not(feature = "pg15"), link_name = "query_tree_walker_impl")]
+    pub(crate) fn query_tree_walker(
+        query: *mut pg_sys::Query,
+        walker: unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool,
+        context: *mut c_void,
+        flags: std::ffi::c_int,
     ) -> bool;
     #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_mutator_impl")]
     fn expression_tree_mutator(

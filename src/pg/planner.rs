@@ -9,10 +9,10 @@ use pgrx::pg_sys::{self, Datum, Node, NodeTag, Oid};
 use crate::error::Result;
 use crate::pg::call::Call;
 use crate::pg::node::{is, members};
-use crate::pg::{owner, text};
+use crate::pg::{owner, symbol, text};
 
 /// A function of the schema `predict`.
-fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
+pub(crate) fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
     // SAFETY: looks up a qualified name; 0 where there is none.
     unsafe {
         let mut list = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"predict".as_ptr().cast_mut()).cast());
@@ -21,18 +21,30 @@ fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
     }
 }
 
-/// Whether this is the aggregate that users call: by its name, its type and the schema of `predictions`. The caller
-/// must be allowed to call it: what it is exchanged for is open to all.
-fn is_predict_batch(aggregate: &pg_sys::Aggref, batch: Oid, predictions: Oid) -> bool {
-    // SAFETY: reads the function cache.
-    unsafe {
-        let name = pg_sys::get_func_name(aggregate.aggfnoid);
-        aggregate.aggtype == batch
-            && !name.is_null()
-            && text::copied(name) == "predict_batch"
-            && pg_sys::get_func_namespace(aggregate.aggfnoid) == pg_sys::get_func_namespace(predictions)
-            && owner::may_execute(aggregate.aggfnoid)
-    }
+/// The form of an aggregate that passes a handle; none where it has none: only `predict_batch` has one, and its form over columns.
+/// The caller must be allowed to call it: what it is exchanged for is open to all.
+fn handle_form(aggregate: &pg_sys::Aggref) -> Option<Oid> {
+    let (name, names): (_, &[Oid]) = match &*symbol::of_aggregate(aggregate.aggfnoid)? {
+        "pg_predict_batch_transition" => (c"predict_batch_handle", &[]),
+        "pg_predict_batch_transition_columns" => (c"predict_batch_columns_handle", &[pg_sys::TEXTARRAYOID]),
+        _ => return None,
+    };
+    let types = [&[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID], names, &[pg_sys::ANYOID]].concat();
+    let form = function(name, &types);
+    (form != Oid::INVALID && owner::may_execute(aggregate.aggfnoid)).then_some(form)
+}
+
+/// A constant of type text[]; none is NULL.
+pub(crate) fn text_array(texts: Option<&[String]>) -> *mut pg_sys::Const {
+    let value = texts.and_then(|texts| {
+        let mut datums: Vec<Datum> = texts.iter().map(|t| text::datum(t)).collect();
+        let mut nulls = vec![false; datums.len()];
+        let count = datums.len();
+        crate::pg::emit::array(&mut datums, &mut nulls, &[count], pg_sys::TEXTOID).ok()
+    });
+    let (datum, null) = (value.unwrap_or(Datum::from(0)), value.is_none());
+    // SAFETY: makes a node in the current context, where the array is too.
+    unsafe { pg_sys::makeConst(pg_sys::TEXTARRAYOID, -1, pg_sys::DEFAULT_COLLATION_OID, -1, datum, null, false) }
 }
 
 /// The column definition list that a call of `predictions` in FROM has: the names, as a constant of type text[].
@@ -68,19 +80,68 @@ fn definition(root: *mut pg_sys::PlannerInfo, call: *mut pg_sys::FuncExpr) -> *m
             [Some(columns)] => Some(columns),
             _ => None,
         };
-        let value = match columns {
-            None => Datum::from(0),
-            Some(columns) => {
-                let mut datums: Vec<Datum> = columns.iter().map(|c| text::datum(c)).collect();
-                let mut nulls = vec![false; datums.len()];
-                let count = datums.len();
-                match crate::pg::emit::array(&mut datums, &mut nulls, &[count], pg_sys::TEXTOID) {
-                    Ok(d) => d,
-                    Err(_) => Datum::from(0),
-                }
-            }
-        };
-        pg_sys::makeConst(pg_sys::TEXTARRAYOID, -1, pg_sys::DEFAULT_COLLATION_OID, -1, value, value.value() == 0, false)
+        text_array(columns.map(Vec::as_slice))
+    }
+}
+
+/// The columns of a table's, a view's, a sub-select's or a CTE's whole row, their names and what they are; none where a node is
+/// something else, or where an outer join may leave the row out: such a row is NULL, not a row of NULLs.
+pub(crate) unsafe fn columns_of_row(query: &pg_sys::Query, row: *mut Node) -> Option<(Vec<String>, Vec<*mut Node>)> {
+    if !is(row, NodeTag::T_Var) {
+        return None;
+    }
+    // SAFETY: nodes are read as what their tags say.
+    unsafe {
+        let row = &*row.cast::<pg_sys::Var>();
+        let number = row.varno as usize;
+        let table = members::<pg_sys::RangeTblEntry>(query.rtable).get(number.checked_sub(1)?).copied()?;
+        let kind = (*table).rtekind;
+        let known = [pg_sys::RTEKind::RTE_RELATION, pg_sys::RTEKind::RTE_SUBQUERY, pg_sys::RTEKind::RTE_CTE];
+        if row.varattno != 0
+            || row.varlevelsup != 0
+            || !known.contains(&kind)
+            || may_be_left_out(query.jointree.cast(), number, false) != Some(false)
+        {
+            return None;
+        }
+        let (names, fields) = expanded(table, row);
+        if row.vartype == pg_sys::RECORDOID {
+            return (names.len() == fields.len()).then_some((names, fields));
+        }
+        // The names are those of the type; the table may be called by others here.
+        if kind == pg_sys::RTEKind::RTE_RELATION && pg_sys::get_rel_type_id((*table).relid) != row.vartype {
+            return None;
+        }
+        let desc = pg_sys::lookup_rowtype_tupdesc_copy(row.vartype, -1);
+        if (*desc).natts as usize != fields.len() {
+            return None;
+        }
+        let own = fields.into_iter().enumerate().filter_map(|(i, field)| {
+            let a = crate::pg::convert::attribute(desc, i);
+            (!(*a).attisdropped).then(|| (text::copied((*a).attname.data.as_ptr()), field))
+        });
+        Some(own.unzip())
+    }
+}
+
+/// The columns of a range table entry, dropped ones among them, and their names here.
+unsafe fn expanded(table: *mut pg_sys::RangeTblEntry, row: &pg_sys::Var) -> (Vec<String>, Vec<*mut Node>) {
+    let (mut names, mut fields) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: expands an entry of the query at hand.
+    unsafe {
+        pg_sys::expandRTE(
+            table,
+            row.varno,
+            0,
+            #[cfg(feature = "pg18")]
+            row.varreturningtype,
+            row.location,
+            true,
+            &raw mut names,
+            &raw mut fields,
+        );
+        let names = members::<pg_sys::String>(names).into_iter().map(|n| text::copied((*n).sval)).collect();
+        (names, members(fields))
     }
 }
 
@@ -115,22 +176,9 @@ pub(crate) fn call_support(call: &Call) -> Result<Option<Datum>> {
         {
             return nothing;
         }
-        let (mut names, mut fields) = (std::ptr::null_mut(), std::ptr::null_mut());
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::expandRTE(table, number as i32, 0, row.location, true, &raw mut names, &raw mut fields);
-        #[cfg(feature = "pg18")]
-        pg_sys::expandRTE(
-            table,
-            number as i32,
-            0,
-            row.varreturningtype,
-            row.location,
-            true,
-            &raw mut names,
-            &raw mut fields,
-        );
+        let (_, fields) = expanded(table, row);
         let columns = crate::pg::node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
-        (*columns).args = fields;
+        (*columns).args = crate::pg::node::list(fields);
         (*columns).row_typeid = row.vartype;
         (*columns).row_format = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
         (*columns).location = row.location;
@@ -182,7 +230,6 @@ pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
         if !is(argument, NodeTag::T_SubLink) {
             return nothing;
         }
-        let batch = pg_sys::exprType(argument);
         let sublink = pg_sys::copyObjectImpl(argument.cast()).cast::<pg_sys::SubLink>();
         if (*sublink).subLinkType != pg_sys::SubLinkType::EXPR_SUBLINK || !is((*sublink).subselect, NodeTag::T_Query) {
             return nothing;
@@ -194,17 +241,17 @@ pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
         }
         let [target] = members::<pg_sys::TargetEntry>((*query).targetList)[..] else { return nothing };
         let aggregate = (*target).expr.cast::<pg_sys::Aggref>();
-        if !is(aggregate.cast(), NodeTag::T_Aggref) || !is_predict_batch(&*aggregate, batch, (*outer).funcid) {
+        if !is(aggregate.cast(), NodeTag::T_Aggref) {
             return nothing;
         }
         // A result that is sorted or made distinct is compared: leave it.
         if (*target).ressortgroupref != 0 {
             return nothing;
         }
-        let stream = function(c"predict_batch_handle", &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::ANYOID]);
-        let handle_type = if stream == Oid::INVALID { Oid::INVALID } else { pg_sys::get_func_rettype(stream) };
+        let Some(stream) = handle_form(&*aggregate) else { return nothing };
+        let handle_type = pg_sys::get_func_rettype(stream);
         let reader = function(c"predictions_of_handle", &[handle_type]);
-        if stream == Oid::INVALID || reader == Oid::INVALID {
+        if reader == Oid::INVALID {
             return nothing;
         }
 

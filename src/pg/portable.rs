@@ -222,7 +222,7 @@ fn carry(carried: &[Option<String>], inputs: &[(Oid, Oid, i32)], desc: pg_sys::T
             }
         })
         .collect();
-    crate::pg::convert::keep(desc, &mut values, &mut nulls, rows);
+    crate::pg::carry::keep(desc, None, &mut values, &mut nulls, rows);
 }
 
 /// Appends one row of an output.

@@ -1,5 +1,6 @@
 //! What runs the batches of one model for a query: its session, its inference thread, and the bounds of a batch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,13 @@ use crate::pg::results::Layout;
 use crate::pg::sessions;
 use crate::pg::shared::{Form, Phase, Watch};
 
-/// Runs that take less than this may keep the backend's own thread, in microseconds.
-const SHORT_RUN: f64 = 2000.0;
+/// Batches that are sent before the first of them must be back: with one that waits, the inference thread goes on while the
+/// backend is told and takes the answers.
+const MOST_UNDER_WAY: usize = 2;
+/// Runs may keep the backend's own thread for so long altogether, in microseconds: a query that is over by then needs no other.
+const SHORT_QUERY: f64 = 2000.0;
+/// After that a run must be shorter than what it costs to hand it over, in microseconds.
+const SHORT_RUN: f64 = 50.0;
 
 /// Runs the batches of a version.
 pub(crate) struct Runner {
@@ -33,8 +39,12 @@ pub(crate) struct Runner {
     /// Bytes of a batch.
     pub(crate) max_bytes: usize,
     pipeline: Pipeline,
+    /// Bytes of each batch under way.
+    under_way: VecDeque<usize>,
     /// Its runs stay off the backend's own thread: the model divides integers, perhaps, or a text may be long.
     off_thread: bool,
+    /// What runs on the backend's own thread have taken.
+    here: Duration,
     /// A bad row has been told of.
     has_warned: bool,
     watch: Watch,
@@ -81,9 +91,11 @@ impl Runner {
             batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
             max_bytes: guc::max_batch_memory(),
             pipeline: Pipeline::new(adapt(work)).map_err(of_model(&label))?,
+            under_way: VecDeque::with_capacity(MOST_UNDER_WAY),
             version,
             label,
             off_thread,
+            here: Duration::ZERO,
             has_warned: false,
             watch,
         })
@@ -113,7 +125,9 @@ impl Runner {
     pub(crate) fn is_short(&self, rows: usize) -> bool {
         let signature = &self.version.signature;
         let micros = signature.single_micros.max(signature.row_micros * rows as f64);
-        signature.verified && micros < SHORT_RUN && !self.off_thread && self.pipeline.is_free()
+        let so_far = self.here.as_secs_f64() * 1e6;
+        let short = micros < SHORT_RUN || so_far + micros < SHORT_QUERY;
+        signature.verified && short && !self.off_thread && self.pipeline.is_free()
     }
 
     /// Runs a batch on the backend's own thread, and says how long that took.
@@ -121,6 +135,7 @@ impl Runner {
         let started = Instant::now();
         let ran = self.pipeline.run_here(batch);
         let took = started.elapsed();
+        self.here += took;
         let ran = self.seen(ran)?;
         self.watch.batch(took, took, ran.tokens.own);
         Ok((ran, Took { run: took, wait: took }))
@@ -149,31 +164,47 @@ impl Runner {
         self.watch.failed(&error::in_a_line(error.clone()));
     }
 
-    /// Sends a batch on its way. The one before must have been collected.
-    pub(crate) fn submit(&mut self, batch: Batch) -> Result<()> {
-        self.pipeline.submit(batch).map_err(of_model(&self.label))
+    /// Whether a batch of so many bytes may be sent before one under way is collected. All of them together stay within the
+    /// memory of one batch that is as large as may be.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let held: usize = self.under_way.iter().sum();
+        self.under_way.is_empty() || self.under_way.len() < MOST_UNDER_WAY && held + bytes <= self.max_bytes
     }
 
-    /// Waits for the batch under way: gives it back with its results, and how long it was waited for and ran.
+    /// Sends a batch on its way. There must be room for it.
+    pub(crate) fn submit(&mut self, batch: Batch) -> Result<()> {
+        let bytes = batch.bytes();
+        self.pipeline.submit(batch).map_err(of_model(&self.label))?;
+        self.under_way.push_back(bytes);
+        Ok(())
+    }
+
+    /// Waits for the first batch under way: gives it back with its results, and how long it was waited for and ran.
     pub(crate) fn collect(&mut self) -> Result<(Batch, Ran, Took)> {
         let started = Instant::now();
         let watch = &self.watch;
         let done = sessions::collect(&mut self.pipeline, &self.label, |tokenising| {
             watch.phase(if tokenising { Phase::Tokenising } else { Phase::Running });
         })?;
+        self.under_way.pop_front();
         let took = Took { run: done.took, wait: started.elapsed() };
         let ran = self.seen(done.result)?;
         self.watch.batch(took.run, took.wait, ran.tokens.own);
         Ok((done.batch, ran, took))
     }
 
-    /// Ends the batch under way, whose results nobody wants, and waits for it: the session goes on serving this backend.
+    /// Ends the batches under way, whose results nobody wants, and waits for them: the session goes on serving this backend.
     pub(crate) fn give_up(&mut self) {
-        if self.pipeline.is_busy() {
+        if self.pipeline.under_way() > 0 {
             self.pipeline.ask_to_stop();
-            // What it gives, or how it fails, is of no use any more.
-            let _ = sessions::collect(&mut self.pipeline, &self.label, |_| {});
         }
+        while self.pipeline.under_way() > 0 {
+            // What it gives, or how it fails, is of no use any more.
+            if sessions::collect(&mut self.pipeline, &self.label, |_| {}).is_err() {
+                break;
+            }
+        }
+        self.under_way.clear();
     }
 
     /// Warns of a bad row that is NULL: of the first only.

@@ -3,13 +3,16 @@
 //! A load, its hash check too, runs on a thread of its own, so that a cancel need not wait for it. A process must not
 //! run ONNX Runtime's static destructors while a thread is inside it, and a backend that is told to go must not wait for
 //! a long run: such a process ends without them.
+//!
+//! The lock of what is kept is held for moments: never while a session is loaded, run or dropped.
 
-use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use once_cell::sync::Lazy;
+use parking_lot::{Condvar, Mutex};
 use pg_predict_engine::cache::{Cache, Key};
 use pg_predict_engine::device::Device;
 use pg_predict_engine::pipeline::{Done, Pipeline};
@@ -20,31 +23,83 @@ use pgrx::pg_sys;
 
 use crate::error::{Result, of_model};
 use crate::guc;
-use crate::pg::shared::{self, Counter, Entry, Kept, Phase, Shown};
+use crate::pg::shared::{self, Counter, Entry, Kept, Phase, Shown, Window};
 
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::default();
+/// The sessions that are kept. Whoever changes them shows it before the lock goes.
+#[derive(Default)]
+struct Home {
+    cache: Cache,
     /// What is shown of the sessions in it, and whose counters they are on.
-    static SHOWN: RefCell<Vec<(Key, Entry, Kept)>> = const { RefCell::new(Vec::new()) };
+    shown: Vec<(Key, Entry, Kept)>,
+    /// Where it is shown.
+    window: Option<Window>,
 }
 
-/// Shows the sessions that are kept, where something has changed.
-fn show() {
-    SHOWN.with_borrow_mut(|shown| {
-        CACHE.with_borrow(|cache| shown.retain(|(key, ..)| cache.contains(key)));
-        shared::show_sessions(&shown.iter().map(|(.., kept)| kept).collect::<Vec<_>>());
-    });
+static HOME: Lazy<Mutex<Home>> = Lazy::new(Mutex::default);
+
+impl Home {
+    /// Shows the sessions that are kept, where something has changed.
+    fn show(&mut self) {
+        let Some(window) = self.window else { return };
+        let cache = &self.cache;
+        self.shown.retain(|(key, ..)| cache.contains(key));
+        window.show(&self.shown.iter().map(|(.., kept)| kept).collect::<Vec<_>>());
+    }
+
+    /// The session with this key, which is used now.
+    fn get(&mut self, key: &Key) -> Option<Arc<Session>> {
+        let session = self.cache.get(key)?;
+        if let Some(window) = self.window
+            && let Some((nth, (.., kept))) = self.shown.iter_mut().enumerate().find(|(_, (k, ..))| k == key)
+        {
+            kept.used = shared::clock();
+            window.use_session(nth, kept.used);
+        }
+        Some(session)
+    }
 }
 
-/// Notes that a session is used.
-fn note_use(key: &Key) {
-    if shared::is_there() {
-        SHOWN.with_borrow_mut(|shown| {
-            if let Some((nth, (.., kept))) = shown.iter_mut().enumerate().find(|(_, (k, ..))| k == key) {
-                kept.used = shared::clock();
-                shared::use_session(nth, kept.used);
-            }
-        });
+/// Milliseconds after which a session that nobody uses is dropped; 0 for never.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+/// Tells the thread that drops them that there is something to do.
+static IDLE_CHANGED: Condvar = Condvar::new();
+
+/// Sees to it that sessions go that nobody uses for as long as the setting says. By a thread, since a backend that is idle does
+/// nothing by itself.
+fn watch_idle() -> Result<()> {
+    static STARTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    let timeout = guc::session_idle_timeout();
+    if IDLE.swap(timeout, Ordering::AcqRel) != timeout {
+        IDLE_CHANGED.notify_one();
+    }
+    if timeout > 0 && !STARTED.swap(true, Ordering::AcqRel) {
+        threads::spawn("pg_predict idle", drop_idle)?;
+    }
+    Ok(())
+}
+
+fn drop_idle() {
+    let mut home = HOME.lock();
+    loop {
+        let timeout = IDLE.load(Ordering::Acquire);
+        let (gone, next) = match timeout {
+            0 => (Vec::new(), None),
+            n => home.cache.take_idle(Duration::from_millis(n)),
+        };
+        if !gone.is_empty() {
+            home.show();
+            // A large one takes its time.
+            parking_lot::MutexGuard::unlocked(&mut home, || {
+                let _inside = threads::Inside::enter();
+                drop(gone);
+                give_back();
+            });
+            continue;
+        }
+        match next {
+            Some(next) => drop(IDLE_CHANGED.wait_for(&mut home, next)),
+            None => IDLE_CHANGED.wait(&mut home),
+        }
     }
 }
 
@@ -146,28 +201,43 @@ pub(crate) fn check_interrupts() {
     pg_sys::check_for_interrupts!();
 }
 
+/// What a session of a version is kept under now.
+fn key(version: &Version) -> Key {
+    Key {
+        hash: version.content_key(),
+        device: guc::device().or(version.options.device).unwrap_or(Device::Cpu),
+        threads: guc::threads().or(version.options.threads).unwrap_or(1),
+        share_weights: guc::share_weights(),
+    }
+}
+
+/// Whether a version is loaded.
+pub(crate) fn has(version: &Version) -> bool {
+    HOME.lock().cache.contains(&key(version))
+}
+
 /// The session of a version: from the cache, or loaded from what `fetch` reads.
 pub(crate) fn open(version: &Arc<Version>, fetch: impl FnOnce() -> Result<Content>) -> Result<Arc<Session>> {
-    let device = guc::device().or(version.options.device).unwrap_or(Device::Cpu);
-    let threads = guc::threads().or(version.options.threads).unwrap_or(1);
-    let key = Key { hash: version.content_key(), device, threads };
-    if let Some(session) = CACHE.with_borrow_mut(|c| c.get(&key)) {
-        note_use(&key);
+    let key = key(version);
+    let Key { device, threads, .. } = key;
+    watch_idle()?;
+    let kept = HOME.lock().get(&key);
+    if let Some(session) = kept {
         return Ok(session);
     }
     let label = version.label();
-    let limit = guc::session_cache_size();
-    let bytes = version.signature.session_bytes;
     let entry = shared::entry(version);
     let loading = Shown::new(version, shared::Form::Call, Phase::Loading, None);
     let started = Instant::now();
-    let session = load(version, &key, &label, (bytes, limit), fetch).inspect_err(|error| {
+    let session = load(version, &key, &label, fetch).inspect_err(|error| {
         entry.failed(&crate::error::in_a_line(error.clone()));
     })?;
     entry.add(Counter::Loads, 1);
     entry.add(Counter::LoadNanos, started.elapsed().as_nanos() as u64);
     drop(loading);
-    if shared::is_there() {
+    let mut home = HOME.lock();
+    home.window = shared::window();
+    if home.window.is_some() {
         let now = shared::clock();
         let kept = Kept {
             model: version.model.clone(),
@@ -178,9 +248,12 @@ pub(crate) fn open(version: &Arc<Version>, fetch: impl FnOnce() -> Result<Conten
             loaded: now,
             used: now,
         };
-        SHOWN.with_borrow_mut(|shown| shown.push((key, entry, kept)));
-        show();
+        home.shown.push((key, entry, kept));
+        home.show();
     }
+    drop(home);
+    // There is one more that can become idle.
+    IDLE_CHANGED.notify_one();
     Ok(session)
 }
 
@@ -189,38 +262,80 @@ pub(crate) fn runtime() -> Result<String> {
     prepare_process();
     let library = guc::onnxruntime_library();
     let said = wait(threads::spawn_for("pg_predict load", move || pg_predict_engine::session::runtime(&library))?)
-        .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
+        .unwrap_or_else(|| Err(crashed()));
     Ok(said?)
 }
 
-/// Loads a session, once there is room for it.
+fn crashed() -> pg_predict_engine::Error {
+    pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }
+}
+
+/// Loads a session, once there is room for it: from the file cache, or from what `fetch` reads.
 fn load(
     version: &Arc<Version>,
     key: &Key,
     label: &str,
-    (bytes, limit): (usize, usize),
     fetch: impl FnOnce() -> Result<Content>,
 ) -> Result<Arc<Session>> {
-    let Key { device, threads, .. } = *key;
-    let gone = CACHE.with_borrow_mut(|c| c.make_room(bytes, limit)).map_err(of_model(label))?;
-    SHOWN.with_borrow(|shown| {
-        let evicted = shown.iter().filter(|(key, ..)| gone.contains(key));
+    let Key { device, threads, share_weights, .. } = *key;
+    let bytes = version.signature.session_bytes;
+    {
+        let mut home = HOME.lock();
+        let gone = home.cache.make_room(bytes, guc::session_cache_size()).map_err(of_model(label))?;
+        let evicted = home.shown.iter().filter(|(key, ..)| gone.contains(key));
         evicted.for_each(|(_, entry, _)| entry.add(Counter::Evictions, 1));
-    });
-    if !gone.is_empty() {
-        show();
+        if !gone.is_empty() {
+            home.show();
+        }
     }
-    let content = fetch()?;
-    let config = Config { library: guc::onnxruntime_library(), device, threads, session_bytes: bytes };
-    let theirs = Arc::clone(version);
+    let config = Config {
+        library: guc::onnxruntime_library(),
+        device,
+        threads,
+        session_bytes: bytes,
+        share_weights,
+        gpu_memory: guc::gpu_memory_limit(),
+    };
     prepare_process();
-    let loaded = wait(threads::spawn_for("pg_predict load", move || Session::load_checked(content, &theirs, &config))?)
-        .unwrap_or_else(|| Err(pg_predict_engine::Error::InvalidModel { reason: "loading it crashed".to_owned() }));
-    let session = Arc::new(loaded.map_err(of_model(label))?);
+    let files = guc::files();
+    let entry = files.as_ref().and_then(|files| files.find(&version.files()));
+    let mut loaded = None;
+    if let Some(entry) = entry {
+        let (theirs, config) = (Arc::clone(version), config.clone());
+        let answer =
+            threads::spawn_for("pg_predict load", move || Session::load_files(&entry, &theirs.options, &config))?;
+        match wait(answer).unwrap_or_else(|| Err(crashed())) {
+            Ok(Some(session)) => loaded = Some(session),
+            // What the device says is the same wherever the bytes come from.
+            Err(error @ (pg_predict_engine::Error::Device { .. } | pg_predict_engine::Error::Library { .. })) => {
+                return Err(of_model(label)(error));
+            }
+            // Damaged, or not to be read: it is made anew.
+            Ok(None) | Err(_) => {
+                crate::error::log(format!("model \"{label}\": its files are damaged, and are made anew"));
+                files.iter().for_each(|files| files.drop_entry(&version.files()));
+            }
+        }
+    }
+    let session = match loaded {
+        Some(session) => session,
+        None => {
+            let content = fetch()?;
+            let theirs = Arc::clone(version);
+            let load = move || Session::load_checked(content, &theirs, &config, files.as_ref());
+            wait(threads::spawn_for("pg_predict load", load)?)
+                .unwrap_or_else(|| Err(crashed()))
+                .map_err(of_model(label))?
+        }
+    };
+    let session = Arc::new(session);
     if let Some(reason) = session.fallback() {
         crate::error::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));
     }
-    CACHE.with_borrow_mut(|c| c.insert(key.clone(), Arc::clone(&session)));
+    if let Some(reason) = session.uncached() {
+        crate::error::log(format!("model \"{label}\" could not be kept in the file cache: {reason}"));
+    }
+    HOME.lock().cache.insert(key.clone(), Arc::clone(&session));
     Ok(session)
 }
 

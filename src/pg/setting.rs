@@ -59,6 +59,12 @@ pub(crate) fn library_directory() -> String {
     unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) }.to_string_lossy().into_owned()
 }
 
+/// The data directory.
+pub(crate) fn data_directory() -> std::path::PathBuf {
+    // SAFETY: set when the server started, and never again.
+    unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
+}
+
 /// Keeps backtraces out of users' errors: with RUST_BACKTRACE in the server's environment every error that passes through
 /// Rust would carry one in its DETAIL, a cancel too. Who wants them sets RUST_LIB_BACKTRACE.
 pub(crate) fn quiet_backtraces() {

@@ -567,27 +567,37 @@ pub(crate) struct Kept {
     pub(crate) used: i64,
 }
 
-/// Shows the sessions that this backend keeps.
-pub(crate) fn show_sessions(sessions: &[&Kept]) {
-    let Some(mine) = mine() else { return };
-    mine.writing(|| {
-        for (place, session) in mine.sessions.iter().zip(sessions) {
-            place.name.set(session.model.as_bytes());
-            place.number.store(session.number, RELAXED);
-            place.bytes.store(session.bytes as u64, RELAXED);
-            place.device.set(session.device.as_bytes());
-            place.threads.store(session.threads as u32, RELAXED);
-            place.loaded.store(session.loaded, RELAXED);
-            place.used.store(session.used, RELAXED);
-        }
-        mine.sessions_kept.store(sessions.len().min(SESSIONS) as u32, RELAXED);
-    });
+/// Where a backend shows the sessions that it keeps. One thread at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Window(&'static BackendPlace);
+
+/// This backend's own.
+pub(crate) fn window() -> Option<Window> {
+    mine().map(Window)
 }
 
-/// Shows that a session is used now.
-pub(crate) fn use_session(nth: usize, at: i64) {
-    if let Some(place) = mine().and_then(|mine| mine.sessions.get(nth)) {
-        place.used.store(at, RELAXED);
+impl Window {
+    /// Shows the sessions that are kept.
+    pub(crate) fn show(self, sessions: &[&Kept]) {
+        self.0.writing(|| {
+            for (place, session) in self.0.sessions.iter().zip(sessions) {
+                place.name.set(session.model.as_bytes());
+                place.number.store(session.number, RELAXED);
+                place.bytes.store(session.bytes as u64, RELAXED);
+                place.device.set(session.device.as_bytes());
+                place.threads.store(session.threads as u32, RELAXED);
+                place.loaded.store(session.loaded, RELAXED);
+                place.used.store(session.used, RELAXED);
+            }
+            self.0.sessions_kept.store(sessions.len().min(SESSIONS) as u32, RELAXED);
+        });
+    }
+
+    /// Shows that a session is used now.
+    pub(crate) fn use_session(self, nth: usize, at: i64) {
+        if let Some(place) = self.0.sessions.get(nth) {
+            place.used.store(at, RELAXED);
+        }
     }
 }
 

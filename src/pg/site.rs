@@ -2,9 +2,10 @@
 //!
 //! A site holds the session, the inference thread and the binding; it lives as long as the query. A group holds the rows
 //! of one aggregate group that wait for their batch, and the results so far. One batch of a site is under way at a time;
-//! its results go to the group that it came from, in the order in which the rows came.
+//! results go to the group that they came from, in the order in which the rows came.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,6 +35,15 @@ const FIRST_ROWS: usize = 64;
 /// Rows of a chunk that did not go into the inputs, by their place in it, and why.
 type Bad = Vec<(usize, String)>;
 
+/// Where a row is among the arguments of a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    /// Its first argument.
+    pub(crate) first: usize,
+    /// The argument that names its columns, where it was taken apart.
+    pub(crate) names: Option<usize>,
+}
+
 /// What the rows of one call share.
 pub(crate) struct Site {
     runner: Runner,
@@ -41,7 +51,7 @@ pub(crate) struct Site {
     binding: Option<Binding>,
     layout: Option<Arc<Layout>>,
     /// Rows under way, and whose they are.
-    under_way: Option<(Rows, Bad, Rc<RefCell<Results>>)>,
+    under_way: VecDeque<(Rows, Bad, Rc<RefCell<Results>>)>,
     /// Buffers to be used again.
     spare: Vec<(Batch, Rows)>,
     /// Bytes that wait in groups other than the one being filled.
@@ -69,7 +79,7 @@ impl Site {
             selection,
             binding: None,
             layout: None,
-            under_way: None,
+            under_way: VecDeque::new(),
             spare: Vec::new(),
             waiting: 0,
             pool: Pool::new(),
@@ -94,9 +104,10 @@ impl Site {
 
     /// Binds the call's arguments at the first row that tells their types. `columns`: which columns are carried, where
     /// the reader is known.
-    pub(crate) fn bind(&mut self, call: &Call, first: usize, columns: Option<&[String]>) -> Result<bool> {
+    pub(crate) fn bind(&mut self, call: &Call, row: Row, columns: Option<&[String]>) -> Result<bool> {
         if self.binding.is_none() {
-            self.binding = Binding::new(&self.runner.version, &call.row(first), columns, self.context)?;
+            let arguments = call.row(row.first, row.names)?;
+            self.binding = Binding::new(&self.runner.version, &arguments, columns, self.context)?;
         }
         Ok(self.binding.is_some())
     }
@@ -142,9 +153,17 @@ impl Site {
         results.push(chunk, call)
     }
 
-    /// Waits for the batch under way, if there is one, and keeps its results.
+    /// Waits for all batches under way, and keeps their results.
     pub(crate) fn collect(&mut self, call: &Call) -> Result<()> {
-        let Some((mut rows, bad, results)) = self.under_way.take() else { return Ok(()) };
+        while !self.under_way.is_empty() {
+            self.collect_first(call)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the first of the batches under way, and keeps its results.
+    fn collect_first(&mut self, call: &Call) -> Result<()> {
+        let Some((mut rows, bad, results)) = self.under_way.pop_front() else { return Ok(()) };
         let (mut batch, ran, _) = self.runner.collect()?;
         self.finish(&mut rows, bad, &ran, &results, call)?;
         rows.clear();
@@ -158,20 +177,22 @@ impl Site {
         if group.rows.ran.is_empty() {
             return Ok(());
         }
-        // Results keep the order of rows: what came before comes first.
-        self.collect(call)?;
         let layout = self.layout();
         let results = Rc::clone(
             group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout, Rc::clone(&self.pool))))),
         );
         let bad = std::mem::take(&mut group.bad);
         if group.batch.rows == 0 {
-            // All of them are NULL: there is nothing to run.
+            // All of them are NULL: there is nothing to run. Results keep the order of rows: what came before comes first.
+            self.collect(call)?;
             let nothing = self.runner.nothing();
             self.finish(&mut group.rows, bad, &nothing, &results, call)?;
             group.rows.clear();
             group.batch.clear();
             return Ok(());
+        }
+        while !self.runner.has_room(group.batch.bytes()) {
+            self.collect_first(call)?;
         }
         let (batch, rows) = self.spare.pop().unwrap_or_default();
         let batch = if batch.columns.is_empty() {
@@ -183,7 +204,7 @@ impl Site {
         let rows = std::mem::replace(&mut group.rows, rows);
         group.room = 0;
         self.runner.submit(full)?;
-        self.under_way = Some((rows, bad, results));
+        self.under_way.push_back((rows, bad, results));
         if !guc::pipeline() {
             self.collect(call)?;
         }
@@ -275,11 +296,11 @@ impl Group {
     }
 
     /// Gathers the row of a call; runs a batch when one is full.
-    pub(crate) fn add(&mut self, call: &Call, first: usize, columns: Option<&[String]>) -> Result<()> {
+    pub(crate) fn add(&mut self, call: &Call, row: Row, columns: Option<&[String]>) -> Result<()> {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
         if !self.bound {
-            if !site.bind(call, first, columns)? {
+            if !site.bind(call, row, columns)? {
                 if site.runner.version.options.on_null == OnNull::Error {
                     return Err(Error::NullRow { model: site.runner.label.clone() });
                 }
@@ -309,7 +330,7 @@ impl Group {
             }
         }
         let Some(binding) = site.binding.as_mut() else { return Ok(()) };
-        if let Some(reason) = binding.gather(&call.arguments()[first..], &mut self.batch, &mut self.rows)? {
+        if let Some(reason) = binding.gather(&call.arguments()[row.first..], &mut self.batch, &mut self.rows)? {
             self.bad.push((self.rows.ran.len() - 1, reason));
         }
         let large = binding.varies() && self.batch.bytes() > max_bytes;
@@ -328,7 +349,7 @@ impl Group {
     pub(crate) fn run_one(&mut self, call: &Call, first: usize) -> Result<Vec<u8>> {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
-        if !site.bind(call, first, Some(&[]))? {
+        if !site.bind(call, Row { first, names: None }, Some(&[]))? {
             if site.runner.version.options.on_null == OnNull::Error {
                 return Err(Error::NullRow { model: site.runner.label.clone() });
             }

@@ -4,74 +4,11 @@
 //! can be asked beforehand: the arm of a CASE, what comes after an AND, an OR or inside COALESCE, the argument of an
 //! aggregate with FILTER. Every other call stays where it is, with a reason.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
-use pgrx::pg_sys::{self, Node, NodeTag, Oid};
+use pgrx::pg_sys::{self, Node, NodeTag};
 
 use crate::pg::form::Form;
 use crate::pg::node::{self, is, members};
-use crate::pg::text;
-
-/// The language C (catalog/pg_language.dat).
-const C_LANGUAGE: u32 = 13;
-
-thread_local! {
-    /// Functions that were looked at; emptied when any function changes.
-    static FORMS: RefCell<HashMap<u32, Option<Form>>> = RefCell::default();
-}
-
-/// Forgets what functions are.
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn forget(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
-    FORMS.with_borrow_mut(HashMap::clear);
-}
-
-/// Watches functions change. Once a process.
-pub(super) fn watch() {
-    // SAFETY: registers a function that stays where it is.
-    unsafe {
-        pg_sys::CacheRegisterSyscacheCallback(
-            pg_sys::SysCacheIdentifier::PROCOID as i32,
-            Some(forget),
-            pg_sys::Datum::from(0),
-        );
-    }
-}
-
-/// The form of the call that a function makes; none where it is not one of ours. Told by the C function behind it, whatever
-/// its name and schema.
-fn form_of_function(function: Oid) -> Option<Form> {
-    if function.to_u32() < pg_sys::FirstNormalObjectId {
-        return None;
-    }
-    if let Some(known) = FORMS.with_borrow(|f| f.get(&function.to_u32()).copied()) {
-        return known;
-    }
-    // SAFETY: reads the function cache; the values are copied before the entry is released.
-    let form = unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, function.into());
-        if tuple.is_null() {
-            return None;
-        }
-        let language = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).prolang;
-        let attribute = |number: u32| {
-            let mut null = false;
-            let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
-            let datum = pg_sys::SysCacheGetAttr(cache, tuple, number as i16, &raw mut null);
-            (!null).then(|| text::text(datum).map(std::borrow::Cow::into_owned).unwrap_or_default())
-        };
-        let of_c = language.to_u32() == C_LANGUAGE;
-        let library = attribute(pg_sys::Anum_pg_proc_probin).filter(|_| of_c);
-        let symbol = attribute(pg_sys::Anum_pg_proc_prosrc).filter(|_| of_c);
-        pg_sys::ReleaseSysCache(tuple);
-        let ours =
-            library.is_some_and(|l| l.rsplit('/').next().is_some_and(|l| l.trim_end_matches(".so") == "pg_predict"));
-        symbol.filter(|_| ours).and_then(|s| Form::of_symbol(&s))
-    };
-    FORMS.with_borrow_mut(|f| f.insert(function.to_u32(), form));
-    form
-}
+use crate::pg::symbol;
 
 /// The form of a node that is a plain call.
 pub(super) fn form(node: *const Node) -> Option<Form> {
@@ -80,7 +17,7 @@ pub(super) fn form(node: *const Node) -> Option<Form> {
     }
     // SAFETY: the tag says what it is.
     let call = unsafe { &*node.cast::<pg_sys::FuncExpr>() };
-    form_of_function(call.funcid)
+    symbol::of_function(call.funcid).and_then(|symbol| Form::of_symbol(&symbol))
 }
 
 /// Whether there is a plain call anywhere in an expression or a list of them.
@@ -283,7 +220,7 @@ impl Calls {
             let takes = |chosen: usize, upto: usize, otherwise: bool| {
                 let copy = pg_sys::copyObjectImpl(node.cast()).cast::<pg_sys::CaseExpr>();
                 (*copy).casetype = pg_sys::BOOLOID;
-                (*copy).casecollid = Oid::INVALID;
+                (*copy).casecollid = pg_sys::Oid::INVALID;
                 let mut arms: *mut pg_sys::List = std::ptr::null_mut();
                 for (i, when) in members::<pg_sys::CaseWhen>((*copy).args).into_iter().take(upto).enumerate() {
                     (*when).result = pg_sys::makeBoolConst(i == chosen, false).cast();

@@ -73,6 +73,7 @@ impl Arena {
 /// Rows that were read together.
 pub(super) struct Window {
     columns: usize,
+    /// The columns of all rows that there is room for; what is behind `rows` means nothing.
     values: Vec<Datum>,
     nulls: Vec<bool>,
     rows: usize,
@@ -102,8 +103,8 @@ impl Window {
     }
 
     fn clear(&mut self) {
-        self.values.clear();
-        self.nulls.clear();
+        // A column that nothing is put into is NULL.
+        self.nulls[..self.rows * self.columns].fill(true);
         (self.rows, self.next, self.bytes) = (0, 0, 0);
         self.spoiled = None;
         self.arena.clear();
@@ -112,13 +113,21 @@ impl Window {
     }
 
     /// Makes room for more rows, or fails without ending the process.
+    #[cold]
     fn grow(&mut self) -> Result<()> {
         let more = self.values.len().max(FIRST_LAZY_WINDOW * self.columns);
         let full =
             |_| pg_predict_engine::Error::OutOfMemory { what: "rows that wait for a batch".into(), bytes: more * 9 };
         self.values.try_reserve(more).map_err(full)?;
         self.nulls.try_reserve(more).map_err(full)?;
+        self.values.resize(self.values.len() + more, Datum::from(0));
+        self.nulls.resize(self.nulls.len() + more, true);
         Ok(())
+    }
+
+    /// Bytes of the rows in it.
+    fn held(&self) -> usize {
+        self.bytes + self.rows * self.columns * 9
     }
 
     /// Where answers are made.
@@ -171,6 +180,8 @@ struct Group {
     variadic: bool,
     /// The columns of a row that is not put together.
     columns: pg_sys::TupleDesc,
+    /// It has no condition, one model for all rows, and only attributes of the input as arguments.
+    is_plain: bool,
     lanes: Vec<Lane>,
     /// The references of the row at hand, for those that are no constants.
     at_hand: Vec<String>,
@@ -305,7 +316,7 @@ unsafe fn set_up(
             if !row.is_null() {
                 arguments = members((*arguments[0].cast::<pg_sys::RowExpr>()).args);
             }
-            let inputs = arguments
+            let inputs: Vec<Input> = arguments
                 .iter()
                 .map(|a| match node::tag(*a) {
                     NodeTag::T_Var if (*a.cast::<pg_sys::Var>()).varattno > 0 => {
@@ -317,6 +328,9 @@ unsafe fn set_up(
                 })
                 .collect();
             groups.push(Group {
+                is_plain: group.guard.is_none()
+                    && references.iter().all(|(_, text)| text.is_some())
+                    && inputs.iter().all(|i| matches!(i, Input::Attribute(_))),
                 calls,
                 guard: group.guard.map_or(std::ptr::null_mut(), |i| compiled(extra[i])),
                 references,
@@ -468,7 +482,7 @@ unsafe fn reset(context: *mut pg_sys::ExprContext) {
     // SAFETY: the context of one row.
     unsafe {
         if !(*(*context).ecxt_per_tuple_memory).isReset {
-            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            executor::MemoryContextReset((*context).ecxt_per_tuple_memory);
         }
     }
 }
@@ -505,6 +519,17 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Takes the row of a slot, whose values go from there into the tensor: where the group has one model, whose rows are
+    /// float4 columns of the input, and neither the batch is full afterwards nor anything is special about the row.
+    #[inline(always)]
+    unsafe fn take(&mut self, slot: *mut pg_sys::TupleTableSlot, place: usize) -> bool {
+        let (true, [lane]) = (self.is_plain, self.lanes.as_mut_slice()) else { return false };
+        // SAFETY: the slot has the attributes that the group reads.
+        unsafe { lane.take((*slot).tts_values, (*slot).tts_isnull, place) }
+    }
+}
+
 impl Scan {
     /// Gathers the row of a slot for one group.
     unsafe fn gather(
@@ -538,10 +563,17 @@ impl Scan {
             if !lane.is_bound() {
                 let first = if columns.is_null() { (&(*inputs)).first().map(|i| value(*i)) } else { None };
                 let first = first.filter(|f| !f.isnull).map(|f| f.value);
-                if !lane.bind(columns, &Arguments { types: (*types).clone(), variadic, first })? {
+                let arguments = Arguments { types: (*types).clone(), variadic, first, columns: std::ptr::null_mut() };
+                if !lane.bind(columns, &arguments)? {
                     group.counters.rows += 1;
                     group.counters.nulls += 1;
                     return lane.skip();
+                }
+                if group.is_plain {
+                    lane.read_attributes(|source| match (&(*inputs))[source] {
+                        Input::Attribute(i) => i,
+                        Input::Expression(_) => 0,
+                    });
                 }
             }
             for i in 0..lane.sources.len() {
@@ -605,12 +637,15 @@ impl Scan {
                     break;
                 };
                 if i32::from((*slot).tts_nvalid) < self.last_attribute {
-                    pg_sys::slot_getsomeattrs_int(slot, self.last_attribute);
+                    executor::slot_getsomeattrs_int(slot, self.last_attribute);
                 }
                 self.keep(which, slot)?;
                 (*context).ecxt_outertuple = slot;
                 let mut spoiled = false;
                 for group in 0..self.groups.len() {
+                    if self.groups[group].take(slot, self.windows[which].rows) {
+                        continue;
+                    }
                     if let Err(error) = self.gather(group, which, slot, context) {
                         let row = self.windows[which].rows;
                         self.windows[which].spoil(row, error);
@@ -642,7 +677,7 @@ impl Scan {
                     group.lanes.drain(..LANES / 2);
                 }
             }
-            let held: usize = self.windows.iter().map(|w| w.bytes + w.values.len() * 9).sum();
+            let held: usize = self.windows.iter().map(Window::held).sum();
             for group in &mut self.groups {
                 group.counters.peak = group.counters.peak.max((held + peak) as u64);
             }
@@ -656,12 +691,10 @@ impl Scan {
         // SAFETY: the slot has the attributes; a value by reference is as long as its type says.
         unsafe {
             let window = &mut self.windows[which];
-            let base = window.values.len();
-            if window.values.capacity() - base < window.columns {
+            let base = window.rows * window.columns;
+            if window.values.len() - base < window.columns {
                 window.grow()?;
             }
-            window.values.resize(base + window.columns, Datum::from(0));
-            window.nulls.resize(base + window.columns, true);
             for kept in &self.kept {
                 if *(*slot).tts_isnull.add(kept.attribute) {
                     continue;
@@ -729,7 +762,6 @@ impl Scan {
         if self.ended {
             self.arrive()?;
         } else {
-            // Sending the rows of the other window waits for those of this one.
             // SAFETY: as above.
             unsafe { self.fill(node, 1 - self.now)? };
             self.ahead = true;
@@ -743,14 +775,11 @@ impl Scan {
         Ok(self.windows[self.now].rows > 0)
     }
 
-    /// Waits for rows of the window that is to be given, where a group sent none of the other.
+    /// Waits for the rows of the window that is to be given; those of the other stay under way.
     fn settle(&mut self) -> Result<()> {
-        let now = self.now;
         for group in &mut self.groups {
             for lane in &mut group.lanes {
-                if lane.is_under_way(now) {
-                    lane.arrive(&mut self.windows, &mut group.counters)?;
-                }
+                lane.settle(self.now, &mut self.windows, &mut group.counters)?;
             }
         }
         Ok(())
@@ -790,8 +819,12 @@ impl Scan {
             }
             let base = window.next * window.columns;
             window.next += 1;
-            std::ptr::copy_nonoverlapping(window.values[base..].as_ptr(), (*slot).tts_values, window.columns);
-            std::ptr::copy_nonoverlapping(window.nulls[base..].as_ptr(), (*slot).tts_isnull, window.columns);
+            // Few columns as a rule: less than a call for their copies.
+            let row = window.values[base..].iter().zip(&window.nulls[base..]).take(window.columns);
+            for (i, (value, null)) in row.enumerate() {
+                *(*slot).tts_values.add(i) = *value;
+                *(*slot).tts_isnull.add(i) = *null;
+            }
             (*slot).tts_flags &= !(pg_sys::TTS_FLAG_EMPTY as u16);
             (*slot).tts_nvalid = window.columns as i16;
         }

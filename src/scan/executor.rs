@@ -21,4 +21,6 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PlanState;
     pub(super) fn ExecReScan(node: *mut pg_sys::PlanState);
     pub(super) fn ExecEndNode(node: *mut pg_sys::PlanState);
+    pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: c_int);
+    pub(super) fn MemoryContextReset(context: pg_sys::MemoryContext);
 }

@@ -1,5 +1,6 @@
 //! A lane: the rows of one group of calls on their way through one model, and the counters of what was done.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pg_predict_engine::batch::Batch;
@@ -49,13 +50,16 @@ pub(super) struct Lane {
     /// Where the values of a row are among the group's inputs.
     pub(super) sources: Vec<usize>,
     values: Vec<NullableDatum>,
+    /// The attributes of the input that make up a row, where they are all that it takes and nothing has to be converted.
+    attributes: Vec<usize>,
     batch: Batch,
     rows: Rows,
     bad: Vec<(usize, String)>,
     /// The rows' places in the window.
     places: Vec<u32>,
     room: usize,
-    flight: Option<Flight>,
+    /// In the order in which they were sent.
+    flights: VecDeque<Flight>,
     spare: Vec<(Batch, Rows, Vec<u32>)>,
     context: pg_sys::MemoryContext,
 }
@@ -96,12 +100,13 @@ impl Lane {
             binding: None,
             sources: Vec::new(),
             values: Vec::new(),
+            attributes: Vec::new(),
             batch: Batch::default(),
             rows: Rows::default(),
             bad: Vec::new(),
             places: Vec::new(),
             room: 0,
-            flight: None,
+            flights: VecDeque::new(),
             spare: Vec::new(),
             context,
         })
@@ -151,6 +156,52 @@ impl Lane {
         Ok(true)
     }
 
+    /// Notes which attributes of the input the values are, so that `take` may read them from there.
+    pub(super) fn read_attributes(&mut self, attribute: impl Fn(usize) -> usize) {
+        if self.binding.as_ref().is_some_and(Binding::is_float4_row) {
+            self.attributes = self.sources.iter().map(|source| attribute(*source)).collect();
+        }
+    }
+
+    /// Takes a row whose values are float4 and not NULL right into the tensor. False, and nothing is done, where it is not
+    /// such a row, or the last that the batch has room for.
+    ///
+    /// # Safety
+    /// Both arrays have the attributes that `read_attributes` was told of.
+    #[inline(always)]
+    pub(super) unsafe fn take(&mut self, values: *const Datum, nulls: *const bool, place: usize) -> bool {
+        let [Column::Float32(column)] = self.batch.columns.as_mut_slice() else { return false };
+        let (width, rows) = (self.attributes.len(), self.batch.rows);
+        let begin = column.len();
+        // Buffers are made, and full batches sent, by `gather`.
+        if width == 0
+            || rows + 1 >= self.room
+            || self.rows.ran.len() + 1 >= self.runner.batch_size
+            || column.capacity() - begin < width
+            || self.places.len() == self.places.capacity()
+            || self.rows.ran.len() == self.rows.ran.capacity()
+        {
+            return false;
+        }
+        // SAFETY: the arrays have the attributes; the column has room for as many values.
+        unsafe {
+            let to = column.as_mut_ptr().add(begin);
+            let mut null = false;
+            for (i, attribute) in self.attributes.iter().enumerate() {
+                null |= *nulls.add(*attribute);
+                *to.add(i) = f32::from_bits((*values.add(*attribute)).value() as u32);
+            }
+            if null {
+                return false;
+            }
+            column.set_len(begin + width);
+        }
+        self.rows.ran.push(true);
+        self.places.push(place as u32);
+        self.batch.rows = rows + 1;
+        true
+    }
+
     /// Where the values of the next row go, in the order of `sources`.
     pub(super) fn values(&mut self) -> &mut [NullableDatum] {
         &mut self.values
@@ -170,7 +221,12 @@ impl Lane {
         let Some(binding) = self.binding.as_mut() else { return Ok(false) };
         if self.batch.rows >= self.room {
             let fit = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
-            let more = self.room.clamp(FIRST_ROWS, 4096).min(self.runner.batch_size).min(fit).max(1);
+            let more = self
+                .room
+                .clamp(FIRST_ROWS, 4096)
+                .min(self.runner.batch_size)
+                .min(fit.saturating_sub(self.batch.rows))
+                .max(1);
             binding.reserve(&mut self.batch, more)?;
             let full = |_| pg_predict_engine::Error::OutOfMemory { what: "a batch".into(), bytes: 5 * more };
             self.places.try_reserve(more).map_err(full)?;
@@ -193,9 +249,8 @@ impl Lane {
         Ok(self.rows.ran.len() >= self.runner.batch_size || large || self.batch.rows >= full.max(1))
     }
 
-    /// Sends the rows gathered on their way, once those before them have arrived; runs that are short are made at once.
+    /// Sends the rows gathered on their way; runs that are short are made at once.
     pub(super) fn send(&mut self, window: usize, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
-        self.arrive(windows, counters)?;
         if self.rows.ran.is_empty() {
             return Ok(());
         }
@@ -205,6 +260,7 @@ impl Lane {
         let bad = std::mem::take(&mut self.bad);
         let run = self.batch.rows;
         if run == 0 || self.runner.is_short(run) {
+            self.arrive(windows, counters)?;
             let (ran, took) =
                 if run == 0 { (self.runner.nothing(), Took::default()) } else { self.runner.run_here(&self.batch)? };
             let mut flight =
@@ -215,6 +271,9 @@ impl Lane {
             flight.places.clear();
             (self.rows, self.places) = (flight.rows, flight.places);
             return result;
+        }
+        while !self.runner.has_room(bytes) {
+            self.arrive_first(windows, counters)?;
         }
         let (batch, rows, places) = self.spare.pop().unwrap_or_default();
         let batch = if batch.columns.is_empty() {
@@ -227,13 +286,29 @@ impl Lane {
         let rows = std::mem::replace(&mut self.rows, rows);
         let places = std::mem::replace(&mut self.places, places);
         self.runner.submit(full)?;
-        self.flight = Some(Flight { rows, bad, places, window });
+        self.flights.push_back(Flight { rows, bad, places, window });
         Ok(())
     }
 
-    /// Waits for the rows under way, if there are any, and puts their answers where they belong.
+    /// Waits for all rows under way, and puts their answers where they belong.
     pub(super) fn arrive(&mut self, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
-        let Some(mut flight) = self.flight.take() else { return Ok(()) };
+        while !self.flights.is_empty() {
+            self.arrive_first(windows, counters)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the rows of a window.
+    pub(super) fn settle(&mut self, window: usize, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
+        while self.flights.iter().any(|f| f.window == window) {
+            self.arrive_first(windows, counters)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the first of the rows under way.
+    fn arrive_first(&mut self, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
+        let Some(mut flight) = self.flights.pop_front() else { return Ok(()) };
         let (mut batch, ran, took) = self.runner.collect()?;
         let run = batch.rows;
         self.scatter(&mut flight, &ran, run, took, windows, counters)?;
@@ -244,18 +319,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether rows of a window are under way.
-    pub(super) fn is_under_way(&self, window: usize) -> bool {
-        self.flight.as_ref().is_some_and(|f| f.window == window)
-    }
-
     /// Forgets the rows that are gathered or under way: nobody wants their answers, nor to know that they failed.
     pub(super) fn forget(&mut self) {
-        if self.flight.take().is_some()
-            && let Ok((mut batch, _, _)) = self.runner.collect()
-        {
-            batch.clear();
-            self.spare.push((batch, Rows::default(), Vec::new()));
+        while self.flights.pop_front().is_some() {
+            if let Ok((mut batch, _, _)) = self.runner.collect() {
+                batch.clear();
+                self.spare.push((batch, Rows::default(), Vec::new()));
+            }
         }
         self.batch.clear();
         self.rows.clear();

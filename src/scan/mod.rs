@@ -11,9 +11,11 @@ use std::ffi::{c_char, c_int};
 
 use pgrx::pg_sys::{self, NodeTag};
 
+use crate::cost::Planning;
 use crate::error::raise;
 use crate::guc;
 use crate::pg::node::is;
+use crate::pg::query;
 
 mod calls;
 mod exec;
@@ -64,7 +66,7 @@ pub(crate) fn init() {
     // SAFETY: called by _PG_init, before any query of this process can use what it sets.
     unsafe {
         pg_sys::RegisterCustomScanMethods(&raw const METHODS.0);
-        calls::watch();
+        crate::pg::symbol::watch();
         PLANNER = pg_sys::planner_hook;
         pg_sys::planner_hook = Some(planner);
         EXECUTOR_START = pg_sys::ExecutorStart_hook;
@@ -72,7 +74,7 @@ pub(crate) fn init() {
     }
 }
 
-/// Plans as before, and rewrites the result.
+/// Prepares the query, plans as before, and rewrites the result.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn planner(
     query: *mut pg_sys::Query,
@@ -80,11 +82,22 @@ unsafe extern "C-unwind" fn planner(
     options: c_int,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: hands on what it was given.
-    let statement = unsafe {
-        match PLANNER {
-            Some(next) => next(query, text, options, parameters),
-            None => executor::standard_planner(query, text, options, parameters),
+    let plan = || {
+        // SAFETY: hands on what it was given.
+        unsafe {
+            match PLANNER {
+                Some(next) => next(query, text, options, parameters),
+                None => executor::standard_planner(query, text, options, parameters),
+            }
+        }
+    };
+    let models = if guc::enable_batch_scan() { query::prepare(query) } else { None };
+    let statement = match models {
+        None => plan(),
+        Some(models) => {
+            let _planning = Planning::begin(&models);
+            // SAFETY: an error comes back as a panic, so that what holds while it plans ends; it is raised again.
+            unsafe { pg_sys::ffi::pg_guard_ffi_boundary(plan) }
         }
     };
     let of_cursor = pg_sys::CURSOR_OPT_FAST_PLAN | pg_sys::CURSOR_OPT_SCROLL;

@@ -9,6 +9,7 @@
 SELECT predict.create_model('named', model('named')), predict.create_model('lookup', model('lookup')), predict.create_model('shapes', model('shapes')),
        predict.create_model('text', model('text')), predict.create_model('divide', model('divide')), predict.create_model('zip', model('zipmap_text'));
 SELECT predict.create_model('strict', model('named'), '{"on_null": "error"}'), predict.create_model('lenient', model('lookup'), '{"on_error": "null"}');
+CALL keep_costs();
 SET pg_predict.batch_size = 50;
 SET jit = off;
 SET max_parallel_workers_per_gather = 0;
@@ -276,6 +277,7 @@ END $$;
 
 -- Cancelled in the middle, the backend goes on; so it does where rows that were read ahead are not wanted.
 SELECT predict.create_model('slow', model('slow'));
+CALL keep_costs();
 SET statement_timeout = '200ms';
 SELECT sum(predict('slow', g)) FROM generate_series(1, 10000000) g;
 RESET statement_timeout;
@@ -316,6 +318,7 @@ EXECUTE scored('strict', 1);
 PREPARE promoted AS SELECT sum(predict('named', a, b, c)) FROM plain;
 EXECUTE promoted;
 SELECT predict.create_model('named', model('named'), '{"defaults": {"b": 1}}');
+CALL keep_costs();
 SELECT predict.set_alias('named', 'default', 2);
 EXECUTE promoted;
 RESET plan_cache_mode;

@@ -22,6 +22,7 @@ SELECT predict.create_model('late_strict', decode(:'model', 'base64'), '{"on_nul
 \set model `base64 < "$PG_ABS_SRCDIR"/../target/packages/minilm/model.onnx | tr -d '\n'`
 \set tokenizer `cat "$PG_ABS_SRCDIR"/../target/packages/minilm/tokenizer.json`
 SELECT predict.create_model('minilm', decode(:'model', 'base64'), '{"pooling": "mean", "normalize": true}', :'tokenizer');
+CALL keep_costs();
 \o
 \unset ON_ERROR_STOP
 CREATE TABLE tweets (id int PRIMARY KEY, mean_sentiment float8, text text);
@@ -255,6 +256,7 @@ SET test.jit = off;
 -- A warning of a row that is NULL because its version says so comes once a statement, with and without.
 \set model `base64 < "$PG_ABS_SRCDIR"/../models/late.onnx | tr -d '\n'`
 SELECT predict.create_model('late_lenient', decode(:'model', 'base64'), '{"on_error": "null"}');
+CALL keep_costs();
 SELECT count(y) FROM (SELECT predict('late_lenient', CASE WHEN id % 100 = 7 THEN 1e300::float8 ELSE month END, day, sched_dep_time, sched_arr_time, distance, hour, carrier, origin, dest) AS y FROM flight) s;
 SET pg_predict.enable_batch_scan = off;
 SELECT count(y) FROM (SELECT predict('late_lenient', CASE WHEN id % 100 = 7 THEN 1e300::float8 ELSE month END, day, sched_dep_time, sched_arr_time, distance, hour, carrier, origin, dest) AS y FROM flight) s;

@@ -37,5 +37,9 @@ BEGIN
         EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = off)', t);
     END LOOP;
 END $$;
+-- Plans are those of models that cost the same everywhere: what was measured here is another time's and another machine's.
+CREATE PROCEDURE keep_costs() LANGUAGE sql AS $$
+    UPDATE predict.version SET signature = signature || '{"single_micros": 12.5, "row_micros": 12.5}'
+$$;
 \set QUIET off
 \set ECHO all

@@ -1,0 +1,122 @@
+//! Rows of the registry's tables by key, read straight from their indexes under the snapshot of the query that asks.
+//!
+//! What a statement resolves before its first row must cost microseconds; a query of its own costs a hundred of them. Nobody's
+//! privileges are looked at here: whoever calls checks the caller.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::pg::text;
+
+/// What a column of an index must be equal to.
+pub(crate) enum Key<'a> {
+    Text(&'a str),
+    Int(i32),
+}
+
+/// Which version of a row a row is: no other has its place and its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    xmin: u32,
+    block: (u16, u16),
+    offset: u16,
+}
+
+/// A row, while it is there.
+pub(crate) struct Row<'a> {
+    values: &'a [Datum],
+    nulls: &'a [bool],
+    /// Which one it is.
+    pub(crate) identity: Identity,
+}
+
+impl Row<'_> {
+    fn datum(&self, column: usize) -> Option<Datum> {
+        self.nulls.get(column).filter(|null| !**null).and_then(|_| self.values.get(column).copied())
+    }
+
+    /// An integer column.
+    pub(crate) fn int(&self, column: usize) -> Option<i32> {
+        self.datum(column).map(|d| d.value() as i32)
+    }
+
+    /// An oid column.
+    pub(crate) fn oid(&self, column: usize) -> Option<Oid> {
+        self.datum(column).map(|d| Oid::from(d.value() as u32))
+    }
+
+    /// A text column.
+    pub(crate) fn text(&self, column: usize) -> Option<String> {
+        self.datum(column).and_then(|d| text::text(d).ok().map(std::borrow::Cow::into_owned))
+    }
+
+    /// A bytea column of 32 bytes.
+    pub(crate) fn hash(&self, column: usize) -> Option<[u8; 32]> {
+        self.datum(column).and_then(|d| text::varlena(d).try_into().ok())
+    }
+
+    /// A jsonb column, as text.
+    pub(crate) fn json(&self, column: usize) -> Option<String> {
+        self.datum(column).map(text::of_jsonb)
+    }
+}
+
+/// Calls `each` for every row of a table of the schema `predict` that has these values in the first columns of an index, which are
+/// the first columns of the table too.
+pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl FnMut(&Row<'_>)) {
+    let mut scan_keys = [pg_sys::ScanKeyData::default(); 2];
+    // SAFETY: opens relations of the extension, which are there as long as its functions are; what is opened is closed, or by
+    // PostgreSQL after an error. A row is read before the next is fetched, and its values have the table's description.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::table_open(pg_sys::get_relname_relid(table.as_ptr(), schema), lock);
+        for (nth, (scan_key, key)) in scan_keys.iter_mut().zip(keys).enumerate() {
+            let (procedure, collation, value) = match key {
+                Key::Text(t) => (pg_sys::F_TEXTEQ, pg_sys::C_COLLATION_OID, text::datum(t)),
+                Key::Int(n) => (pg_sys::F_INT4EQ, Oid::INVALID, Datum::from(*n)),
+            };
+            pg_sys::ScanKeyEntryInitialize(
+                scan_key,
+                0,
+                nth as i16 + 1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                Oid::INVALID,
+                collation,
+                Oid::from(procedure),
+                value,
+            );
+        }
+        let count = keys.len().min(scan_keys.len()) as i32;
+        let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            index,
+            true,
+            pg_sys::GetActiveSnapshot(),
+            count,
+            scan_keys.as_mut_ptr(),
+        );
+        let desc = (*relation).rd_att;
+        let (mut values, mut nulls) = ([Datum::from(0); 16], [true; 16]);
+        if (*desc).natts as usize <= values.len() {
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                let place = (*tuple).t_self;
+                let identity = Identity {
+                    xmin: u32::from((*(*tuple).t_data).t_choice.t_heap.t_xmin),
+                    block: (place.ip_blkid.bi_hi, place.ip_blkid.bi_lo),
+                    offset: place.ip_posid,
+                };
+                each(&Row { values: &values, nulls: &nulls, identity });
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, lock);
+    }
+}
