@@ -95,8 +95,15 @@ impl Call {
             types: (first..self.arguments().len()).map(|i| self.argument_type(i)).collect(),
             variadic: self.is_variadic(),
             first: self.argument(first),
-            columns: match names.and_then(|i| self.argument(i)) {
-                Some(names) => self.columns(&text::array(names)?, first),
+            columns: match names {
+                Some(i) => {
+                    let names =
+                        text::array(self.argument(i).ok_or(Error::NullArgument { what: "the columns' names" })?)?;
+                    if names.len() != self.arguments().len() - first {
+                        return Err(Error::RowsDiffer);
+                    }
+                    self.columns(&names, first)
+                }
                 None => std::ptr::null_mut(),
             },
         })
