@@ -3,9 +3,10 @@
 # stops the cluster. It owns target/bench and touches no other server.
 #
 #   PG_CONFIG  the server to measure (default pg_config); pg_predict must be installed there
-#   QUICK=1    100,000 rows and 3 runs instead of 1,000,000 and 5
+#   QUICK=1    100,000 rows and 3 runs instead of 1,000,000 and 5, few peers
 #   ROWS, RUNS override either number
-#   ONLY=NAME  one workload: linear, mlp, lgbm or text
+#   ONLY=A,B   some parts alone: linear, mlp, lgbm, flights, loans, sessions (rows, small calls, starts, memory), text
+#   PEERS=0    leaves the peers out
 #   BUILD=0    use target/release/pg_predict_bench as it is
 set -euo pipefail
 
@@ -24,11 +25,17 @@ quick=()
 rows=1000000
 runs=5
 tweets=4200
+flights=336776
+loans=200000
 if [[ ${QUICK:-0} == 1 ]]; then
   quick=(--quick)
   rows=100000
   runs=3
-  tweets=400
+  tweets=200
+  flights=50000
+  loans=20000
+  # Not one of the short run's peers, and large.
+  export SPARK=${SPARK:-0}
 fi
 rows=${ROWS:-$rows}
 runs=${RUNS:-$runs}
@@ -46,7 +53,16 @@ out=$TARGET/bench
 mkdir -p "$out" "$STATE/bench"
 exec 9>"$out/lock"
 flock -n 9 || fail "another benchmark is running in $out"
-rm -f "$out/results.json" "$out/results.md" "$out/server.log"
+rm -f "$out"/results.json "$out"/results.md "$out"/*.svg "$out/server.log"
+
+peers=()
+if [[ ${PEERS:-1} != 0 ]]; then
+  say "preparing the peers"
+  "$here/peers/setup.sh"
+  peers=(--peers "$TARGET/bench-venv/bin/python")
+fi
+big=$out/big_mlp.onnx
+[[ -f $big ]] || "$TARGET/venv/bin/python" "$here/models/big.py" "$big"
 cd "$STATE"
 data=$STATE/bench/data
 
@@ -91,7 +107,8 @@ cat >>"$data/postgresql.conf" <<CONF
 listen_addresses = ''
 unix_socket_directories = '$socket'
 port = 5432
-shared_buffers = 512MB
+shared_preload_libraries = pg_predict
+shared_buffers = 2GB
 work_mem = 64MB
 fsync = off
 autovacuum = off
@@ -107,13 +124,16 @@ server pg_ctl -D "$data" -l "$data/server.log" -w start >/dev/null
 say "loading $rows rows"
 "$ROOT/scripts/packages.sh" minilm
 export PG_PREDICT_TWEETS=$ROOT/tests/reference/data/tweets.csv.gz
+export PG_PREDICT_FLIGHTS=$ROOT/models/data/flights.csv.gz PG_PREDICT_LOANS=$ROOT/models/data/loans.csv.gz
 "$PG_BIN/psql" -X -q -h "$socket" -p 5432 -U postgres -d postgres -v ON_ERROR_STOP=1 \
-  -v rows="$rows" -v sample="$sample" -v tweets="$tweets" -f "$here/sql/setup.sql" >/dev/null
+  -v rows="$rows" -v sample="$sample" -v tweets="$tweets" \
+  -v flights="$flights" -v loans="$loans" -f "$here/sql/setup.sql" >/dev/null
 
 commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || true)
 if [[ -n $commit && -n $(git -C "$ROOT" status --porcelain 2>/dev/null) ]]; then
   commit="$commit, with changes"
 fi
 
-ORT_DISABLE_TELEMETRY=1 ORT_TELEMETRY_DISABLED=1 "$program" --socket "$socket" --port 5432 --library "$library" --models "$here/models" --out "$out" \
-  --minilm "$TARGET/packages/minilm" ${ONLY:+--only "$ONLY"} --runs "$runs" --commit "${commit:-unknown}" "${quick[@]}"
+ORT_DISABLE_TELEMETRY=1 ORT_TELEMETRY_DISABLED=1 "$program" --socket "$socket" --port 5432 --programs "$PG_BIN" \
+  --library "$library" --root "$ROOT" --minilm "$TARGET/packages/minilm" --big-model "$big" --out "$out" \
+  ${ONLY:+--only "$ONLY"} --runs "$runs" --commit "${commit:-unknown}" "${quick[@]}" "${peers[@]}"

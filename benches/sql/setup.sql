@@ -1,4 +1,4 @@
--- Loads what the benchmark reads, once a run; `rows` and `sample` are psql variables that run.sh sets.
+-- Loads what the benchmark reads, once a run; `rows`, `sample`, `tweets`, `flights` and `loans` are psql variables that run.sh sets.
 -- A feature is (x * x mod 1000003) / 1000003 with x a line in the row's number: it looks random, lies in [0, 1),
 -- and is the same on every machine, because each step is exact or correctly rounded.
 
@@ -27,6 +27,14 @@ SELECT id, ARRAY[a, b, c, d, e, f, g, h, i, j] AS x FROM bench_rows ORDER BY id;
 CREATE TABLE bench_sample AS
 SELECT * FROM bench_rows ORDER BY id LIMIT :sample;
 
+-- The point queries read by key.
+ALTER TABLE bench_rows ADD PRIMARY KEY (id);
+
+-- Ten times as many, features over again; whole and in parts it shows what the number of rows does.
+CREATE TABLE bench_big AS
+SELECT ((again - 1) * :rows + r.id)::integer AS id, a, b, c, d, e, f, g, h, i, j
+FROM generate_series(1, 10) AS again, bench_rows r;
+
 -- Texts that people wrote; the file is read by psql.
 CREATE TABLE bench_tweets (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text);
 CREATE TEMPORARY TABLE tweet (id integer, mean_sentiment float8, text text);
@@ -36,4 +44,14 @@ INSERT INTO bench_tweets (text) SELECT text FROM tweet ORDER BY id LIMIT :tweets
 VACUUM (ANALYZE, FREEZE) bench_rows;
 VACUUM (ANALYZE, FREEZE) bench_arrays;
 VACUUM (ANALYZE, FREEZE) bench_sample;
+VACUUM (ANALYZE, FREEZE) bench_big;
+
+\ir flights.sql
+DELETE FROM bench_flights WHERE id > :flights;
+VACUUM (ANALYZE, FREEZE) bench_flights;
+\ir loans.sql
+
+-- What is read is in shared buffers before it is timed.
+CREATE EXTENSION pg_prewarm;
+SELECT pg_prewarm(name) FROM unnest('{bench_big,bench_arrays,bench_rows,bench_flights,bench_loans}'::regclass[]) AS name;
 CHECKPOINT;

@@ -1,6 +1,7 @@
 //! Raw ONNX Runtime: what a program of its own would reach with the same library, the same threads and the rows in memory.
 //!
-//! One intra-op thread, no spinning, subnormals flushed to zero: as the extension runs its sessions.
+//! One intra-op thread, no spinning, subnormals flushed to zero: as the extension runs its sessions. The tensors of a
+//! batch are made before the clock starts, those of strings too; `run_built` makes them on the clock.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,48 +9,102 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use ort::environment::Environment;
 use ort::session::Session;
-use ort::value::TensorRef;
+use ort::value::{DynValue, Tensor};
 
-use crate::workload::FEATURES;
+use crate::results::{Point, median};
+use crate::workload::{Output, Workload};
 
-/// Batch sizes that the sweep tries.
-pub const BATCHES: [usize; 8] = [1, 16, 64, 256, 1024, 4096, 16384, 65536];
+/// Batch sizes that the sweeps try.
+pub const BATCHES: [usize; 9] = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536];
 
 /// Runs of each batch size; the median counts.
 const SWEEP_RUNS: usize = 3;
 
-/// The most rows that a run of the sweep reads, and the most that it reads one by one.
+/// The most rows that a run of a sweep reads, as a rule and where there shall be few, and the most where batches are tiny.
 const SWEEP_ROWS: usize = 200_000;
-const SWEEP_ROWS_ONE_BY_ONE: usize = 20_000;
+const SWEEP_ROWS_FEW: usize = 50_000;
+const SWEEP_ROWS_OF_TINY: usize = 20_000;
+const SWEEP_ROWS_OF_TINY_FEW: usize = 2_000;
+const TINY: usize = 4;
 
-/// The feature rows, one behind the other.
-pub struct Matrix(pub Vec<f32>);
+/// Rows that a sweep reads at a batch size, of so many.
+pub fn sweep_rows(batch: usize, rows: usize, few: bool) -> usize {
+    rows.min(match (batch <= TINY, few) {
+        (false, false) => SWEEP_ROWS,
+        (false, true) => SWEEP_ROWS_FEW,
+        (true, false) => SWEEP_ROWS_OF_TINY,
+        (true, true) => SWEEP_ROWS_OF_TINY_FEW,
+    })
+}
 
-impl Matrix {
-    /// How many rows there are.
-    pub fn rows(&self) -> usize {
-        self.0.len() / FEATURES.len()
-    }
+/// What a model's input gets, for all rows.
+pub enum Input {
+    /// All features of a row, one row behind the other.
+    Wide {
+        /// The input's name.
+        name: &'static str,
+        /// Values of a row.
+        width: usize,
+        /// All of them.
+        values: Vec<f32>,
+    },
+    /// One number a row.
+    Numbers(&'static str, Vec<f32>),
+    /// One text a row.
+    Texts(&'static str, Vec<String>),
+}
 
-    /// Rows `from` to `to`.
-    fn slice(&self, from: usize, to: usize) -> &[f32] {
-        &self.0[from * FEATURES.len()..to * FEATURES.len()]
+impl Input {
+    /// The tensor of the rows from `from` to `to`, and the input's name.
+    fn tensor(&self, from: usize, to: usize) -> Result<(&'static str, DynValue)> {
+        let count = (to - from) as i64;
+        Ok(match self {
+            Self::Wide { name, width, values } => {
+                let part = values[from * width..to * width].to_vec();
+                (name, Tensor::from_array(([count, *width as i64], part))?.into_dyn())
+            }
+            Self::Numbers(name, values) => {
+                (name, Tensor::from_array(([count, 1], values[from..to].to_vec()))?.into_dyn())
+            }
+            Self::Texts(name, values) => (name, Tensor::from_string_array(([count, 1], &values[from..to]))?.into_dyn()),
+        })
     }
 }
 
-/// One point of the sweep.
-#[derive(serde::Serialize)]
-pub struct Point {
-    /// Rows in a batch.
-    pub batch: usize,
-    /// The median time of a row.
-    pub ns_per_row: f64,
+/// All rows of a workload.
+pub struct Rows {
+    /// How many there are.
+    pub count: usize,
+    /// What each input gets.
+    pub inputs: Vec<Input>,
+}
+
+/// The tensors of one batch.
+struct Batch {
+    rows: usize,
+    tensors: Vec<(&'static str, DynValue)>,
+}
+
+impl Rows {
+    /// The tensors of the rows from `from` to `to`.
+    fn batch(&self, from: usize, to: usize) -> Result<Batch> {
+        let tensors = self.inputs.iter().map(|input| input.tensor(from, to)).collect::<Result<_>>()?;
+        Ok(Batch { rows: to - from, tensors })
+    }
+
+    /// The tensors of the first rows, in batches.
+    fn batches(&self, rows: usize, size: usize) -> Result<Vec<Batch>> {
+        (0..rows).step_by(size).map(|from| self.batch(from, (from + size).min(rows))).collect()
+    }
 }
 
 /// A model loaded in ONNX Runtime, twice, so that two threads can run it without waiting for each other.
 pub struct Model {
     sessions: [Session; 2],
-    output: &'static str,
+    output: &'static Output,
+    batches: Vec<Batch>,
+    answers: Vec<f32>,
+    halves: [Vec<f32>; 2],
     /// The batch size that the sweep found.
     pub best_batch: usize,
     /// What the sweep saw.
@@ -78,52 +133,81 @@ pub fn version(library: &Path) -> Result<String> {
 }
 
 impl Model {
-    /// Loads a model and finds its best batch size over the rows.
-    pub fn load(environment: &Environment, file: &Path, output: &'static str, matrix: &Matrix) -> Result<Self> {
-        let sessions = [open(environment, file)?, open(environment, file)?];
-        let mut model = Self { sessions, output, best_batch: 1, sweep: Vec::new() };
-        let mut answers = Vec::with_capacity(matrix.rows());
+    /// Loads a model, finds its best batch size over some rows, or over few, and makes the tensors of all rows in that size.
+    pub fn load(
+        environment: &Environment,
+        file: &Path,
+        workload: &'static Workload,
+        rows: &Rows,
+        few: bool,
+    ) -> Result<Self> {
+        let mut model = Self {
+            sessions: [open(environment, file)?, open(environment, file)?],
+            output: &workload.output,
+            batches: Vec::new(),
+            answers: Vec::with_capacity(rows.count),
+            halves: Default::default(),
+            best_batch: 1,
+            sweep: Vec::new(),
+        };
         for batch in BATCHES {
-            let most = if batch == 1 { SWEEP_ROWS_ONE_BY_ONE } else { SWEEP_ROWS };
-            let rows = matrix.rows().min(most);
+            let most = sweep_rows(batch, rows.count, few);
+            model.batches = rows.batches(most, batch)?;
             let mut times = Vec::with_capacity(SWEEP_RUNS);
             for run in 0..=SWEEP_RUNS {
-                let time = model.run(matrix, rows, batch, &mut answers)?;
+                let time = model.run()?;
                 // The first run warms the caches and the allocator.
                 if run > 0 {
-                    times.push(time.as_nanos() as f64 / rows as f64);
+                    times.push(time.as_nanos() as f64 / most as f64);
                 }
             }
-            model.sweep.push(Point { batch, ns_per_row: crate::results::median(&times) });
+            model.sweep.push(Point { at: batch, ns_per_row: median(&times) });
         }
         let best = model.sweep.iter().min_by(|a, b| a.ns_per_row.total_cmp(&b.ns_per_row));
-        model.best_batch = best.context("no batch size was tried")?.batch;
+        model.best_batch = best.context("no batch size was tried")?.at;
+        model.batches = rows.batches(rows.count, model.best_batch)?;
         Ok(model)
     }
 
-    /// Runs the first rows in batches on this thread; the answers replace what `answers` held.
-    pub fn run(&mut self, matrix: &Matrix, rows: usize, batch: usize, answers: &mut Vec<f32>) -> Result<Duration> {
-        answers.clear();
+    /// Runs all rows on this thread.
+    pub fn run(&mut self) -> Result<Duration> {
+        self.answers.clear();
         let started = Instant::now();
-        run_slice(&mut self.sessions[0], self.output, matrix.slice(0, rows), batch, answers)?;
+        run_batches(&mut self.sessions[0], self.output, &self.batches, &mut self.answers)?;
         Ok(started.elapsed())
     }
 
-    /// Runs all rows on two threads, half each.
-    pub fn run_by_two(&mut self, matrix: &Matrix, batch: usize, answers: &mut [Vec<f32>; 2]) -> Result<Duration> {
-        let output = self.output;
-        let middle = matrix.rows() / 2;
-        let halves = [matrix.slice(0, middle), matrix.slice(middle, matrix.rows())];
+    /// The answers of the last `run`.
+    pub fn answers(&self) -> &[f32] {
+        &self.answers
+    }
+
+    /// Runs all rows on this thread and makes each batch's tensors on the clock.
+    pub fn run_built(&mut self, rows: &Rows) -> Result<Duration> {
+        let Self { sessions, output, halves, best_batch, .. } = self;
+        let answers = &mut halves[0];
+        answers.clear();
+        let started = Instant::now();
+        for from in (0..rows.count).step_by(*best_batch) {
+            let batch = rows.batch(from, (from + *best_batch).min(rows.count))?;
+            run_batches(&mut sessions[0], output, std::slice::from_ref(&batch), answers)?;
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Runs all rows on two threads, half of the batches each.
+    pub fn run_by_two(&mut self) -> Result<Duration> {
+        let Self { sessions, output, batches, halves, .. } = self;
+        let (first, second) = batches.split_at(batches.len() / 2);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .sessions
+            let threads: Vec<_> = sessions
                 .iter_mut()
-                .zip(answers.iter_mut())
                 .zip(halves)
+                .zip([first, second])
                 .map(|((session, answers), half)| {
                     answers.clear();
-                    scope.spawn(move || run_slice(session, output, half, batch, answers))
+                    scope.spawn(|| run_batches(session, output, half, answers))
                 })
                 .collect();
             for thread in threads {
@@ -146,24 +230,22 @@ pub fn open(environment: &Environment, file: &Path) -> Result<Session> {
     builder.commit_from_file(file).with_context(|| format!("could not load {}", file.display()))
 }
 
-/// Runs rows in batches and appends their answers.
-fn run_slice(session: &mut Session, output: &str, rows: &[f32], batch: usize, answers: &mut Vec<f32>) -> Result<()> {
-    let width = FEATURES.len();
-    let all = || -> Result<()> {
-        for chunk in rows.chunks(batch * width) {
-            let count = chunk.len() / width;
-            let tensor = TensorRef::from_array_view(([count as i64, width as i64], chunk))?;
-            let outputs = session.run(ort::inputs![tensor])?;
-            let value = outputs.get(output).with_context(|| format!("the model has no output \"{output}\""))?;
+/// Runs batches and appends their answers.
+fn run_batches(session: &mut Session, output: &Output, batches: &[Batch], answers: &mut Vec<f32>) -> Result<()> {
+    without_subnormals(|| {
+        for batch in batches {
+            let inputs: Vec<_> = batch.tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+            let outputs = session.run(inputs)?;
+            let value = outputs.get(output.name);
+            let value = value.with_context(|| format!("the model has no output \"{}\"", output.name))?;
             let (_, scores) = value.try_extract_tensor::<f32>()?;
-            if scores.len() != count {
-                bail!("the model gave {} answers for {count} rows", scores.len());
+            if scores.len() != batch.rows * output.width {
+                bail!("the model gave {} values for {} rows", scores.len(), batch.rows);
             }
-            answers.extend_from_slice(scores);
+            answers.extend(scores.iter().skip(output.width - 1).step_by(output.width));
         }
         Ok(())
-    };
-    without_subnormals(all)
+    })
 }
 
 /// Runs something as the extension runs a model: subnormal numbers are zero.

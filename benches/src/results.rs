@@ -1,22 +1,22 @@
-//! The results: what is kept of a run, and how it is written, as JSON for programs and as Markdown for people.
+//! The results: what is kept of a run, for programs. `page.rs` writes them for people, `checklist.rs` judges them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::checklist::Line;
 use crate::contender::Kind;
 use crate::machine::Machine;
-use crate::raw::Point;
+use crate::memory::MemoryResults;
+use crate::peer::{Hello, Job};
+use crate::scale::ScaleResults;
+use crate::small::SmallResults;
+use crate::start::StartResults;
 use crate::text::TextResults;
 
 /// Answers may differ from raw ONNX Runtime by this much, relative to the larger of 1 and the raw answer.
 pub const TOLERANCE: f64 = 1e-4;
-
-/// The contender that the summary shows: one form, named beforehand, that reads the table of the scan floor. The
-/// fastest of several would flatter.
-const HEADLINE: &str = "columns";
 
 /// Everything of one run.
 #[derive(Serialize)]
@@ -25,10 +25,8 @@ pub struct Results {
     pub date: String,
     /// Whether it was the short run.
     pub quick: bool,
-    /// Rows in the table.
+    /// Rows of `bench_rows`.
     pub rows: u64,
-    /// Rows in the sample.
-    pub sample_rows: u64,
     /// Warm runs of each contender.
     pub runs: usize,
     /// The machine.
@@ -37,10 +35,22 @@ pub struct Results {
     pub software: Software,
     /// The server's settings.
     pub settings: BTreeMap<String, String>,
+    /// What the peers said of themselves.
+    pub peers: Option<Hello>,
+    /// The targets, and whether they were met.
+    pub checklist: Vec<Line>,
     /// One entry a workload.
     pub workloads: Vec<WorkloadResults>,
     /// Embedding texts.
     pub text: Option<TextResults>,
+    /// From few rows to many.
+    pub scale: Option<ScaleResults>,
+    /// Small calls.
+    pub small: Option<SmallResults>,
+    /// The first prediction of a backend.
+    pub start: Option<StartResults>,
+    /// Memory of sessions.
+    pub memory: Option<MemoryResults>,
 }
 
 /// Versions of what was measured.
@@ -63,11 +73,13 @@ pub struct WorkloadResults {
     pub name: &'static str,
     /// What the model is.
     pub title: &'static str,
-    /// Bytes of the model's file.
-    pub model_bytes: usize,
+    /// Rows of its table.
+    pub rows: u64,
     /// The batch size of the raw runs.
     pub best_batch: usize,
-    /// The sweep that found it.
+    /// Raw ONNX Runtime by batch size.
+    pub raw_sweep: Vec<Point>,
+    /// `predict_batch` over columns by batch size; 0 is the version's own.
     pub sweep: Vec<Point>,
     /// The times.
     pub contenders: Vec<Timing>,
@@ -75,16 +87,27 @@ pub struct WorkloadResults {
     pub agreement: Vec<Agreement>,
 }
 
+/// A time by something that was varied.
+#[derive(Serialize)]
+pub struct Point {
+    /// Where it was set.
+    pub at: usize,
+    /// The median time of a row.
+    pub ns_per_row: f64,
+}
+
 /// The times of one contender.
 #[derive(Serialize)]
 pub struct Timing {
     /// Its key.
-    pub key: &'static str,
+    pub key: String,
     /// What it is.
-    pub title: &'static str,
+    pub title: String,
     /// What it is to the comparison.
     pub kind: Kind,
-    /// The statement; none for raw ONNX Runtime.
+    /// What a peer was asked.
+    pub job: Option<Job>,
+    /// The statement; none where it is none.
     pub sql: Option<String>,
     /// Its plan.
     pub plan: Vec<String>,
@@ -92,11 +115,13 @@ pub struct Timing {
     pub rows: u64,
     /// ns per row of every warm run, in the order in which they ran.
     pub ns_per_row: Vec<f64>,
-    /// The median of them.
+    /// Processor time of server and clients, ns per row, over all warm runs together.
+    pub cpu_ns_per_row: f64,
+    /// The median time.
     pub median: f64,
-    /// The least of them.
+    /// The least.
     pub min: f64,
-    /// The most of them.
+    /// The most.
     pub max: f64,
     /// The key of its floor.
     pub floor: Option<&'static str>,
@@ -106,21 +131,34 @@ pub struct Timing {
     pub raw: Option<&'static str>,
     /// Its median over the raw run's.
     pub over_raw: Option<f64>,
-    /// Its median over floor and raw run together.
-    pub over_both: Option<f64>,
+    /// Its median over the larger of floor and raw run.
+    pub over_larger: Option<f64>,
 }
 
 /// The answers of one form beside raw ONNX Runtime.
 #[derive(Serialize)]
 pub struct Agreement {
     /// The form.
-    pub form: &'static str,
+    pub form: String,
     /// Rows compared.
     pub rows: u64,
     /// The largest difference, relative to the larger of 1 and the raw answer; none where it is infinite.
     pub largest_difference: Option<f64>,
     /// Whether it is within the tolerance.
     pub agrees: bool,
+}
+
+/// A figure with its median, least and most.
+#[derive(Clone, Serialize)]
+pub struct Figure {
+    /// Every run.
+    pub runs: Vec<f64>,
+    /// The median.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
 }
 
 /// The median; NaN of nothing.
@@ -134,31 +172,49 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+impl From<Vec<f64>> for Figure {
+    fn from(runs: Vec<f64>) -> Self {
+        Self {
+            median: median(&runs),
+            min: runs.iter().copied().fold(f64::INFINITY, f64::min),
+            max: runs.iter().copied().fold(0.0, f64::max),
+            runs,
+        }
+    }
+}
+
 impl WorkloadResults {
     /// Fills in the ratios, when every contender has its times.
     pub fn relate(&mut self) -> Result<()> {
         for timing in &mut self.contenders {
-            timing.median = median(&timing.ns_per_row);
-            timing.min = timing.ns_per_row.iter().copied().fold(f64::INFINITY, f64::min);
-            timing.max = timing.ns_per_row.iter().copied().fold(0.0, f64::max);
+            let figure = Figure::from(timing.ns_per_row.clone());
+            (timing.median, timing.min, timing.max) = (figure.median, figure.min, figure.max);
         }
-        let medians: BTreeMap<&str, f64> = self.contenders.iter().map(|timing| (timing.key, timing.median)).collect();
+        let medians: BTreeMap<&str, f64> =
+            self.contenders.iter().map(|timing| (timing.key.as_str(), timing.median)).collect();
         let find = |key: Option<&str>| {
             key.map(|key| medians.get(key).copied().with_context(|| format!("nothing is called {key}"))).transpose()
         };
-        for timing in &mut self.contenders {
+        let over = |timing: &Timing| -> Result<[Option<f64>; 3]> {
             let (floor, raw) = (find(timing.floor)?, find(timing.raw)?);
-            timing.over_floor = floor.map(|floor| timing.median / floor);
-            timing.over_raw = raw.map(|raw| timing.median / raw);
-            timing.over_both = floor.zip(raw).map(|(floor, raw)| timing.median / (floor + raw));
+            let larger = floor.zip(raw).map(|(floor, raw)| floor.max(raw));
+            Ok([floor, raw, larger].map(|below| below.map(|below| timing.median / below)))
+        };
+        let ratios = self.contenders.iter().map(over).collect::<Result<Vec<_>>>()?;
+        for (timing, ratios) in self.contenders.iter_mut().zip(ratios) {
+            [timing.over_floor, timing.over_raw, timing.over_larger] = ratios;
         }
         Ok(())
     }
 
-    /// The times of one contender.
-    fn timing(&self, key: &str) -> Result<&Timing> {
-        let found = self.contenders.iter().find(|timing| timing.key == key);
-        found.with_context(|| format!("{} has no contender {key}", self.name))
+    /// The times of one contender, where it was timed.
+    pub fn timing(&self, key: &str) -> Option<&Timing> {
+        self.contenders.iter().find(|timing| timing.key == key)
+    }
+
+    /// The median of one contender, in ns per row.
+    pub fn median(&self, key: &str) -> Option<f64> {
+        self.timing(key).map(|timing| timing.median)
     }
 }
 
@@ -169,138 +225,8 @@ impl Results {
             && self.text.as_ref().is_none_or(TextResults::agrees)
     }
 
-    /// The results as a Markdown page.
-    pub fn markdown(&self) -> Result<String> {
-        let mut page = String::new();
-        let p = &mut page;
-        let (machine, software) = (&self.machine, &self.software);
-        let setting = |name: &str| self.settings.get(name).map_or("unknown", String::as_str);
-        writeln!(p, "# pg_predict beside the scan and beside raw ONNX Runtime\n")?;
-        writeln!(
-            p,
-            "{} rows x 10 float4, medians of {} warm runs in ns per row, the contenders taking turns.{}\n",
-            thousands(self.rows),
-            self.runs,
-            if self.quick { " A quick run: good for a look, not for a claim." } else { "" }
-        )?;
-        writeln!(p, "- date: {}", self.date)?;
-        writeln!(
-            p,
-            "- machine: {}, {} processors, {} GiB, {}, Linux {}; load before: {}",
-            machine.processor,
-            machine.processors,
-            machine.memory_gib,
-            machine.system,
-            machine.kernel,
-            machine.load_before
-        )?;
-        writeln!(p, "- PostgreSQL {}", software.postgresql)?;
-        writeln!(p, "- pg_predict {} (commit {})", software.pg_predict, software.commit)?;
-        writeln!(p, "- ONNX Runtime {}; 1 thread a session, no spinning, subnormals flushed", software.onnxruntime)?;
-        writeln!(
-            p,
-            "- settings: shared_buffers {}, work_mem {}, jit {}, fsync {}, autovacuum {}\n",
-            setting("shared_buffers"),
-            setting("work_mem"),
-            setting("jit"),
-            setting("fsync"),
-            setting("autovacuum")
-        )?;
-        self.write_summary(p)?;
-        for workload in &self.workloads {
-            workload.write(p)?;
-        }
-        if let Some(text) = &self.text {
-            text.write(p)?;
-        }
-        writeln!(p, "\nHow to read this: benches/README.md.")?;
-        Ok(page)
+    /// A workload, where it was measured.
+    pub fn workload(&self, name: &str) -> Option<&WorkloadResults> {
+        self.workloads.iter().find(|workload| workload.name == name)
     }
-
-    fn write_summary(&self, p: &mut String) -> Result<()> {
-        writeln!(p, "| model | scan | raw ONNX Runtime | predict_batch | x scan | x raw | x (scan + raw) |")?;
-        writeln!(p, "|---|--:|--:|--:|--:|--:|--:|")?;
-        for workload in &self.workloads {
-            let ours = workload.timing(HEADLINE)?;
-            writeln!(
-                p,
-                "| {} | {} | {} | **{}** | {} | {} | {} |",
-                workload.title,
-                ns(workload.timing("scan")?.median),
-                ns(workload.timing("raw")?.median),
-                ns(ours.median),
-                ratio(ours.over_floor),
-                ratio(ours.over_raw),
-                ratio(ours.over_both)
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl WorkloadResults {
-    fn write(&self, p: &mut String) -> Result<()> {
-        writeln!(p, "\n## {}\n", self.title)?;
-        writeln!(p, "| | what | median | min | max | x its floor | x its raw | x (floor + raw) |")?;
-        writeln!(p, "|---|---|--:|--:|--:|--:|--:|--:|")?;
-        for kind in [Kind::Floor, Kind::Raw, Kind::Ours] {
-            for timing in self.contenders.iter().filter(|timing| timing.kind == kind) {
-                writeln!(
-                    p,
-                    "| {} | {} | {} | {} | {} | {} | {} | {} |",
-                    match kind {
-                        Kind::Floor => "floor",
-                        Kind::Raw => "raw",
-                        Kind::Ours => "ours",
-                    },
-                    timing.title,
-                    ns(timing.median),
-                    ns(timing.min),
-                    ns(timing.max),
-                    ratio(timing.over_floor),
-                    ratio(timing.over_raw),
-                    ratio(timing.over_both)
-                )?;
-            }
-        }
-        let sweep: Vec<String> =
-            self.sweep.iter().map(|point| format!("{}: {}", point.batch, ns(point.ns_per_row))).collect();
-        writeln!(p, "\nRaw by batch size (best {}): {}.", self.best_batch, sweep.join(", "))?;
-        let agreement: Vec<String> = self
-            .agreement
-            .iter()
-            .map(|form| {
-                let largest = form.largest_difference.map_or("infinite".to_owned(), |value| format!("{value:.1e}"));
-                let verdict = if form.agrees { "" } else { " **WRONG**" };
-                format!("{} {largest}{verdict} ({} rows)", form.form, thousands(form.rows))
-            })
-            .collect();
-        writeln!(
-            p,
-            "\nAnswers beside raw, largest difference (at most {TOLERANCE:.0e} is the same): {}.",
-            agreement.join(", ")
-        )?;
-        Ok(())
-    }
-}
-
-/// A time with three digits that mean something.
-fn ns(value: f64) -> String {
-    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
-}
-
-fn ratio(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |value| if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") })
-}
-
-fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

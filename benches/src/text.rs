@@ -1,9 +1,9 @@
-//! Texts: embedding a table of tweets by one statement, beside the same session fed in the order of the table.
+//! Texts: embedding a table of tweets by one statement, beside the same model in a session of its own, sorted by length.
 //!
-//! The raw contenders tokenise with the same library, pool and normalise as the statement does, and pad each batch to
-//! its longest text; all with one thread, taking turns. Only the order and the size of batches differ.
+//! The raw contender tokenises with the same library, sorts all texts by length, runs them in batches of at most so many
+//! tokens with their padding, pools and normalises as the statement does. Its budget is the best of a sweep. Both use one
+//! thread and take turns.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,17 @@ use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::TensorRef;
 use serde::Serialize;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
 use crate::raw;
-use crate::results::median;
+use crate::results::Figure;
 use crate::server::Server;
 
 /// Tokens that a text is cut to, as the model's own tokenizer cuts them.
 const MAX_LENGTH: usize = 128;
-/// Warm rounds at most: a round takes minutes.
-const RUNS: usize = 3;
+/// Padded tokens in a batch that the sweep tries, and the texts that it reads.
+const BUDGETS: [usize; 5] = [128, 256, 512, 1024, 4096];
+const SWEEP_TEXTS: usize = 800;
 /// Vectors whose cosine is less are not the same.
 const COSINE: f64 = 0.9999;
 /// The statement under test.
@@ -33,107 +34,93 @@ const STATEMENT: &str = "CREATE TEMPORARY TABLE bench_vectors AS SELECT p.* FROM
 pub struct TextResults {
     /// Texts in the table.
     pub texts: usize,
-    /// Warm runs of each contender.
-    pub runs: usize,
     /// The statement.
     pub sql: &'static str,
-    /// The times.
-    pub contenders: Vec<TextTiming>,
-    /// How many times as fast the statement is as the session fed in batches of 32.
-    pub over_batches: f64,
-    /// How many times as fast it is as the session fed text by text.
-    pub over_single: f64,
+    /// Its seconds.
+    pub statement: Figure,
+    /// Seconds of raw ONNX Runtime, sorted.
+    pub raw: Figure,
+    /// Texts a second of raw ONNX Runtime over some of the texts, by the budget of padded tokens.
+    pub budgets: Vec<(usize, f64)>,
+    /// The budget that was the best.
+    pub budget: usize,
+    /// How many times as fast the statement is as raw ONNX Runtime.
+    pub over_raw: f64,
     /// The least cosine between the vectors of a text by statement and by session.
     pub least_cosine: f64,
 }
 
-/// The times of one contender.
-#[derive(Serialize)]
-pub struct TextTiming {
-    /// What it is.
-    pub title: &'static str,
-    /// Seconds of every warm run.
-    pub seconds: Vec<f64>,
-    /// The median of them.
-    pub median: f64,
-    /// Texts in a second, by the median.
-    pub per_second: f64,
-}
-
-/// Measures; `limit` texts of the table.
+/// Measures all texts of the table.
 pub fn measure(environment: &Environment, server: &mut Server, folder: &Path, runs: usize) -> Result<TextResults> {
-    let runs = runs.min(RUNS);
     let (model, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
-    server.create_text_model("bench_minilm", &model, &tokenizer, MAX_LENGTH)?;
-    let texts = server.texts("SELECT text FROM bench_tweets ORDER BY id")?;
+    let options = serde_json::json!({ "pooling": "mean", "normalize": true, "max_length": MAX_LENGTH });
+    server.create("bench_minilm", &model, &options, Some(&tokenizer))?;
+    let texts: Vec<String> = server
+        .client()
+        .query("SELECT text FROM bench_tweets ORDER BY id", &[])?
+        .iter()
+        .map(|row| Ok(row.try_get(0)?))
+        .collect::<Result<_>>()?;
     ensure!(!texts.is_empty(), "there is no text in bench_tweets");
     let mut alone = Alone::open(environment, &model, &tokenizer)?;
-    let mut times: [Vec<f64>; 3] = Default::default();
-    let mut vectors = Vec::new();
     // Texts enough to warm sessions and the allocator.
-    alone.run(&texts[..texts.len().min(200)], 32)?;
-    server.embed_some("bench_minilm")?;
+    alone.run(&texts[..texts.len().min(200)], 512)?;
+    server.client().query("SELECT count(embed('bench_minilm', text)) FROM bench_tweets WHERE id <= 50", &[])?;
+
+    let some = &texts[..texts.len().min(SWEEP_TEXTS)];
+    let mut budgets = Vec::new();
+    for budget in BUDGETS {
+        let (took, _) = alone.run(some, budget)?;
+        budgets.push((budget, some.len() as f64 / took.as_secs_f64()));
+    }
+    let best = budgets.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let budget = best.context("no budget was tried")?.0;
+
+    let (mut by_raw, mut by_statement, mut vectors) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=runs {
-        let (took, made) = alone.run(&texts, 32)?;
-        times[0].push(took.as_secs_f64());
+        let (took, made) = alone.run(&texts, budget)?;
+        by_raw.push(took.as_secs_f64());
         vectors = made;
-        times[1].push(alone.run(&texts, 1)?.0.as_secs_f64());
-        times[2].push(server.make("bench_vectors", STATEMENT)?.as_secs_f64());
+        server.client().batch_execute("DROP TABLE IF EXISTS bench_vectors")?;
+        let started = Instant::now();
+        server.client().batch_execute(STATEMENT)?;
+        by_statement.push(started.elapsed().as_secs_f64());
         eprintln!("bench: text: round {round} of {runs} done");
     }
-    let ours = server.vectors("SELECT id, last_hidden_state FROM bench_vectors ORDER BY id", texts.len())?;
+    let ours = read_vectors(server, texts.len())?;
     let cosine = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
     let least_cosine = ours.iter().zip(&vectors).map(|(a, b)| cosine(a, b)).fold(f64::INFINITY, f64::min);
-    let titles = [
-        "raw ONNX Runtime, order of the table, batches of 32 padded to their longest",
-        "raw ONNX Runtime, order of the table, one text a run",
-        "one statement",
-    ];
-    let contenders: Vec<TextTiming> = titles
-        .into_iter()
-        .zip(times)
-        .map(|(title, seconds)| {
-            let median = median(&seconds);
-            TextTiming { title, seconds, median, per_second: texts.len() as f64 / median }
-        })
-        .collect();
+    let (statement, raw) = (Figure::from(by_statement), Figure::from(by_raw));
     Ok(TextResults {
         texts: texts.len(),
-        runs,
         sql: STATEMENT,
-        over_batches: contenders[0].median / contenders[2].median,
-        over_single: contenders[1].median / contenders[2].median,
-        contenders,
+        over_raw: raw.median / statement.median,
+        statement,
+        raw,
+        budgets,
+        budget,
         least_cosine,
     })
+}
+
+/// The vectors of the statement, by key from 1 on.
+fn read_vectors(server: &mut Server, expected: usize) -> Result<Vec<Vec<f32>>> {
+    let rows = server.client().query("SELECT id, last_hidden_state FROM bench_vectors ORDER BY id", &[])?;
+    ensure!(rows.len() == expected, "{} vectors came back of {expected}", rows.len());
+    rows.iter()
+        .enumerate()
+        .map(|(place, row)| {
+            let id: i32 = row.try_get(0)?;
+            ensure!(usize::try_from(id)? == place + 1, "row {id} is in the place of row {}", place + 1);
+            Ok(row.try_get(1)?)
+        })
+        .collect()
 }
 
 impl TextResults {
     /// Whether both made the same vectors.
     pub fn agrees(&self) -> bool {
         self.least_cosine > COSINE
-    }
-
-    /// Writes its part of the page.
-    pub fn write(&self, p: &mut String) -> Result<()> {
-        writeln!(p, "\n## Sentence embeddings of {} tweets (MiniLM, 23 MB)\n", self.texts)?;
-        writeln!(p, "Seconds for all, tokenising counted; medians of {} runs, one thread each.\n", self.runs)?;
-        writeln!(p, "| what | median | min | max | texts a second |")?;
-        writeln!(p, "|---|--:|--:|--:|--:|")?;
-        for c in &self.contenders {
-            let min = c.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-            let max = c.seconds.iter().copied().fold(0.0, f64::max);
-            writeln!(p, "| {} | {:.1} | {min:.1} | {max:.1} | {:.0} |", c.title, c.median, c.per_second)?;
-        }
-        writeln!(
-            p,
-            "\nThe statement is **{:.2}** times as fast as batches of 32, and {:.2} times as fast as one text a run; least cosine between the vectors {:.6}{}.",
-            self.over_batches,
-            self.over_single,
-            self.least_cosine,
-            if self.agrees() { "" } else { " **WRONG**" }
-        )?;
-        Ok(())
     }
 }
 
@@ -153,31 +140,38 @@ impl Alone {
         Ok(Self { session: raw::open(environment, model)?, tokenizer })
     }
 
-    /// Embeds texts in their order.
-    fn run(&mut self, texts: &[String], batch: usize) -> Result<(Duration, Vec<Vec<f32>>)> {
+    /// Embeds texts, sorted by length, in batches of at most so many padded tokens; the vectors are in the texts' order.
+    fn run(&mut self, texts: &[String], budget: usize) -> Result<(Duration, Vec<Vec<f32>>)> {
         let started = Instant::now();
-        let mut vectors = Vec::with_capacity(texts.len());
-        let run = || -> Result<()> {
-            for part in texts.chunks(batch) {
-                self.embed(part, &mut vectors)?;
+        let mut vectors = vec![Vec::new(); texts.len()];
+        let encoded = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_fast(text.as_str(), true).map_err(|e| anyhow::anyhow!("{e}")))
+            .collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|place| encoded[*place].len());
+        // As the extension runs it.
+        raw::without_subnormals(|| -> Result<()> {
+            let mut from = 0;
+            while from < order.len() {
+                // The longest text of a batch is its last.
+                let fits = |to: &usize| (to - from) * encoded[order[to - 1]].len() <= budget;
+                let to = (from + 2..=order.len()).take_while(fits).last().unwrap_or(from + 1);
+                self.embed(&encoded, &order[from..to], &mut vectors)?;
+                from = to;
             }
             Ok(())
-        };
-        // As the extension runs it.
-        raw::without_subnormals(run)?;
+        })?;
         Ok((started.elapsed(), vectors))
     }
 
-    fn embed(&mut self, texts: &[String], vectors: &mut Vec<Vec<f32>>) -> Result<()> {
-        let encoded = texts
-            .iter()
-            .map(|t| self.tokenizer.encode_fast(t.as_str(), true).map_err(|e| anyhow::anyhow!("{e}")))
-            .collect::<Result<Vec<_>>>()?;
-        let longest = encoded.iter().map(|e| e.get_ids().len()).max().unwrap_or(1);
-        let shape = [texts.len() as i64, longest as i64];
+    /// Embeds one batch: the texts in these places.
+    fn embed(&mut self, encoded: &[Encoding], places: &[usize], vectors: &mut [Vec<f32>]) -> Result<()> {
+        let longest = places.iter().map(|place| encoded[*place].len()).max().unwrap_or(1);
+        let shape = [places.len() as i64, longest as i64];
         let (mut ids, mut mask) = (Vec::new(), Vec::new());
-        for e in &encoded {
-            let padding = longest - e.get_ids().len();
+        for e in places.iter().map(|place| &encoded[*place]) {
+            let padding = longest - e.len();
             ids.extend(e.get_ids().iter().map(|x| i64::from(*x)).chain(std::iter::repeat_n(0, padding)));
             mask.extend(e.get_attention_mask().iter().map(|x| i64::from(*x)).chain(std::iter::repeat_n(0, padding)));
         }
@@ -190,8 +184,8 @@ impl Alone {
         let value = outputs.get("last_hidden_state").context("the model has no output last_hidden_state")?;
         let (dims, states) = value.try_extract_tensor::<f32>()?;
         let width = usize::try_from(dims[2])?;
-        for (row, e) in encoded.iter().enumerate() {
-            let count = e.get_ids().len();
+        for (row, place) in places.iter().enumerate() {
+            let count = encoded[*place].len();
             let mut mean = vec![0.0_f32; width];
             for token in 0..count {
                 let state = &states[(row * longest + token) * width..][..width];
@@ -199,7 +193,7 @@ impl Alone {
             }
             let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt();
             mean.iter_mut().for_each(|x| *x /= length);
-            vectors.push(mean);
+            vectors[*place] = mean;
         }
         Ok(())
     }
