@@ -70,6 +70,12 @@ fn transition_columns_handle(call: &Call) -> Result<Option<Datum>> {
 
 /// One row. `wanted`: the argument that names the columns that the reader wants.
 fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
+    // The commonest row first: nothing of it needs more than this.
+    if let Some(group) = call.state::<Group>(0)
+        && group.take(&call.arguments()[row.first..])
+    {
+        return Ok(Some(internal(group)));
+    }
     let Some(reference) = call.argument(1) else { return Err(Error::NullArgument { what: "the model reference" }) };
     let sites = call.site(|| {
         let columns = wanted.and_then(|i| call.argument(i)).map(text::array).transpose()?;
@@ -96,7 +102,7 @@ fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
             call.give_state(memory::own(context, Group::new(Some(site), raw)))
         }
     };
-    group.add(call, row, sites.columns.as_deref())?;
+    group.add(call, row, sites.columns.as_deref(), sites.constant)?;
     Ok(Some(internal(group)))
 }
 

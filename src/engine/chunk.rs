@@ -16,10 +16,12 @@ use crate::tensor::{Column, ElementType, Scalar, Strings};
 pub struct Rows {
     /// For each row, whether it was run.
     pub ran: Vec<bool>,
-    /// Where each row's carried bytes end; empty when nothing is carried.
-    pub ends: Vec<u32>,
+    /// Where each row's carried bytes end; empty while all rows carry as many.
+    ends: Vec<u32>,
     /// The carried bytes of all rows.
     pub carried: Vec<u8>,
+    /// Rows that carry something.
+    carrying: usize,
 }
 
 impl Rows {
@@ -28,6 +30,26 @@ impl Rows {
         self.ran.clear();
         self.ends.clear();
         self.carried.clear();
+        self.carrying = 0;
+    }
+
+    /// Notes that a row's carried bytes have been appended, of which it has so many.
+    #[inline]
+    pub fn end_row(&mut self, bytes: usize) {
+        self.carrying += 1;
+        if !self.ends.is_empty() || bytes * self.carrying != self.carried.len() {
+            self.end_uneven_row(bytes);
+        }
+    }
+
+    #[cold]
+    fn end_uneven_row(&mut self, bytes: usize) {
+        if self.ends.is_empty() && self.carrying > 1 {
+            // Until now all had as many.
+            let each = (self.carried.len() - bytes) / (self.carrying - 1);
+            self.ends.extend((1..self.carrying).map(|row| (row * each) as u32));
+        }
+        self.ends.push(self.carried.len() as u32);
     }
 
     /// Bytes held.
@@ -312,10 +334,11 @@ impl<'a> Chunk<'a> {
         self.ran.get(row) == Some(&1)
     }
 
-    /// What a row carries; none when nothing is carried.
+    /// What a row carries; none when nothing is carried. Without ends all rows carry as many bytes.
     pub fn carried(&self, row: usize) -> Result<Option<&'a [u8]>> {
         if self.ends.is_empty() {
-            return Ok(None);
+            let each = self.carried.len() / self.ran.len().max(1);
+            return Ok(self.carried.get(row * each..(row + 1) * each).filter(|_| each > 0));
         }
         let start = if row == 0 { 0 } else { at::<u32>(self.ends, row - 1)? as usize };
         self.carried.get(start..at::<u32>(self.ends, row)? as usize).map(Some).ok_or_else(short)
@@ -400,7 +423,11 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        let rows = Rows { ran: vec![true, false, true], ends: vec![2, 2, 5], carried: b"abcde".to_vec() };
+        let mut rows = Rows { ran: vec![true, false, true], ..Rows::default() };
+        for part in ["ab", "", "cde"] {
+            rows.carried.extend_from_slice(part.as_bytes());
+            rows.end_row(part.len());
+        }
         let maps = Maps { ends: vec![2, 3], keys: Keys::Text(texts(&["a", "b", "é"])), values: vec![0.1, 0.9, 1.0] };
         let outputs = [
             Values::Tensor { width: 1, data: Column::Int64(vec![7, -7]) },
@@ -410,6 +437,27 @@ mod tests {
             Values::Maps(maps),
         ];
         encode(&rows, &outputs).unwrap()
+    }
+
+    #[test]
+    fn rows_that_carry_as_much_need_no_ends_and_others_have_them() {
+        for (parts, ends) in [(["ab", "cd", "ef", "gh"], 0), (["ab", "cd", "e", "fg"], 4), (["a", "bc", "de", "fg"], 4)]
+        {
+            let mut rows = Rows::default();
+            for part in parts {
+                rows.ran.push(true);
+                rows.carried.extend_from_slice(part.as_bytes());
+                rows.end_row(part.len());
+            }
+            assert_eq!(rows.ends.len(), ends, "{parts:?}");
+            let bytes = encode(&rows, &[]).unwrap();
+            let chunk = Chunk::parse(&bytes).unwrap();
+            for (row, part) in parts.iter().enumerate() {
+                assert_eq!(chunk.carried(row).unwrap(), Some(part.as_bytes()), "{parts:?}");
+            }
+            rows.clear();
+            assert_eq!(rows.bytes(), 0);
+        }
     }
 
     #[test]

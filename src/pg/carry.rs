@@ -12,6 +12,7 @@ const TUPLE: u8 = 0;
 const PLAIN: u8 = 1;
 
 /// How rows of a description are kept where none of their values is NULL.
+#[derive(Clone, Default)]
 pub(crate) struct Form {
     sizes: Vec<usize>,
     bytes: usize,
@@ -32,8 +33,10 @@ impl Form {
         sizes.map(|sizes| Self { bytes: sizes.iter().sum(), sizes })
     }
 
+    /// Keeps a row of values that are not NULL.
     #[inline]
-    fn write(&self, values: &[Datum], rows: &mut Rows) {
+    pub(crate) fn write(&self, values: impl Iterator<Item = Datum>, rows: &mut Rows) {
+        rows.carried.reserve(self.bytes + 1);
         rows.carried.push(PLAIN);
         for (size, value) in self.sizes.iter().zip(values) {
             let bytes = value.value().to_ne_bytes();
@@ -43,6 +46,7 @@ impl Form {
                 n => rows.carried.extend_from_slice(&bytes[..*n]),
             }
         }
+        rows.end_row(self.bytes + 1);
     }
 
     /// The values of a row; false where it is not as long as they are.
@@ -77,13 +81,13 @@ pub(crate) fn keep(
     rows: &mut Rows,
 ) {
     match form {
-        Some(form) if !nulls.contains(&true) => form.write(values, rows),
+        Some(form) if !nulls.contains(&true) => form.write(values.iter().copied(), rows),
         _ => keep_tuple(desc, values, nulls, rows),
     }
-    rows.ends.push(rows.carried.len() as u32);
 }
 
 fn keep_tuple(desc: pg_sys::TupleDesc, values: &mut [Datum], nulls: &mut [bool], rows: &mut Rows) {
+    let before = rows.carried.len();
     rows.carried.push(TUPLE);
     // SAFETY: the values match the description; the tuple is copied and freed at once.
     unsafe {
@@ -94,6 +98,7 @@ fn keep_tuple(desc: pg_sys::TupleDesc, values: &mut [Datum], nulls: &mut [bool],
         rows.carried.extend_from_slice(std::slice::from_raw_parts(tuple.cast::<u8>(), (*tuple).t_len as usize));
         pg_sys::pfree(tuple.cast());
     }
+    rows.end_row(rows.carried.len() - before);
 }
 
 /// Takes a row apart. What its values point to is in the current context. A row that keeps nothing is NULLs.

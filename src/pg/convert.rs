@@ -584,6 +584,19 @@ impl Binding {
         }
     }
 
+    /// Where the float4 arguments are that make up a row as they are, and those that are carried with it: where that is all there is
+    /// to a row that is not NULL.
+    pub(crate) fn plain_row(&self) -> Option<(Vec<usize>, Vec<usize>, carry::Form)> {
+        if !self.all_float4 {
+            return None;
+        }
+        match &self.composite {
+            None => Some((self.sources.clone(), Vec::new(), carry::Form::default())),
+            Some(c) if c.spread => c.form.clone().map(|form| (self.sources.clone(), c.carried.clone(), form)),
+            Some(_) => None,
+        }
+    }
+
     /// Whether a row is float4 values alone, which go into one float32 input as they are.
     pub(crate) fn is_float4_row(&self) -> bool {
         self.all_float4 && self.composite.is_none()

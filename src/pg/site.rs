@@ -15,12 +15,14 @@ use pg_predict_engine::options::OnNull;
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::Ran;
 use pg_predict_engine::session::Session;
+use pg_predict_engine::tensor::Column;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result, of_model};
 use crate::guc;
 use crate::pg::call::Call;
+use crate::pg::carry;
 use crate::pg::convert::{Binding, Carried};
 use crate::pg::emit;
 use crate::pg::exchange::Parcel;
@@ -256,6 +258,18 @@ pub(crate) struct Group {
     parcel: Option<Parcel>,
     noted: usize,
     bad: Bad,
+    plain: Option<PlainRow>,
+}
+
+/// Where the values of rows are that go into the tensor as they are, of calls that all name the same model.
+struct PlainRow {
+    /// The float4 arguments that are a row of the only input.
+    features: Vec<usize>,
+    /// The arguments that are carried, and how.
+    carried: Vec<usize>,
+    form: carry::Form,
+    /// Rows of a batch.
+    limit: usize,
 }
 
 impl Group {
@@ -273,6 +287,7 @@ impl Group {
             parcel: None,
             noted: 0,
             bad: Bad::new(),
+            plain: None,
         }
     }
 
@@ -295,8 +310,39 @@ impl Group {
         Ok(())
     }
 
-    /// Gathers the row of a call; runs a batch when one is full.
-    pub(crate) fn add(&mut self, call: &Call, row: Row, columns: Option<&[String]>) -> Result<()> {
+    /// Takes a row whose values are float4 right into the tensor, and what it carries along. False, and nothing is done, where it is
+    /// not such a row, one of its values is NULL, or it is the last that there is room for.
+    #[inline]
+    pub(crate) fn take(&mut self, arguments: &[pg_sys::NullableDatum]) -> bool {
+        let (Some(plain), [Column::Float32(column)]) = (&self.plain, self.batch.columns.as_mut_slice()) else {
+            return false;
+        };
+        if self.batch.rows + 1 >= self.room || self.rows.ran.len() + 1 >= plain.limit {
+            return false;
+        }
+        if plain.carried.iter().any(|i| arguments[*i].isnull) {
+            return false;
+        }
+        let before = column.len();
+        let mut null = false;
+        column.extend(plain.features.iter().map(|i| {
+            null |= arguments[*i].isnull;
+            f32::from_bits(arguments[*i].value.value() as u32)
+        }));
+        if null {
+            column.truncate(before);
+            return false;
+        }
+        self.rows.ran.push(true);
+        self.batch.rows += 1;
+        if !plain.carried.is_empty() {
+            plain.form.write(plain.carried.iter().map(|i| arguments[*i].value), &mut self.rows);
+        }
+        true
+    }
+
+    /// Gathers the row of a call; runs a batch when one is full. `constant`: all calls name the same model.
+    pub(crate) fn add(&mut self, call: &Call, row: Row, columns: Option<&[String]>, constant: bool) -> Result<()> {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
         if !self.bound {
@@ -308,7 +354,14 @@ impl Group {
                 return Ok(());
             }
             self.bound = true;
+            let limit = site.runner.batch_size;
             if let Some(binding) = site.binding.as_mut() {
+                self.plain = binding.plain_row().filter(|_| constant).map(|(features, carried, form)| PlainRow {
+                    features,
+                    carried,
+                    form,
+                    limit,
+                });
                 self.batch = binding.batch();
                 for _ in 0..std::mem::take(&mut self.unbound) {
                     binding.gather_null(&mut self.rows)?;
