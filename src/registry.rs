@@ -167,12 +167,9 @@ fn has_privilege(name: &str, as_owner: bool) -> bool {
 
 /// The session of a version. Where it is loaded now by another ONNX Runtime than its checks were last run with, a warning says so.
 pub(crate) fn session(version: &Arc<Version>) -> Result<Arc<Session>> {
-    let mut loaded = false;
-    let session = sessions::open(version, || {
-        loaded = true;
-        content(version)
-    })?;
-    if loaded && !sessions::is_worker() {
+    let loads = !sessions::has(version);
+    let session = sessions::open(version, || content(version))?;
+    if loads && !sessions::is_worker() {
         let runtime = sessions::runtime()?;
         let mut others = false;
         let key = [Key::Text(&version.model), Key::Int(version.number)];
