@@ -8,11 +8,9 @@ use std::cell::{Cell, RefCell};
 
 use lru::LruCache;
 use pg_predict_engine::version::Version;
-use pgrx::pg_sys::{self, Node, NodeTag};
 
 use crate::guc;
-use crate::pg::node::{is, members};
-use crate::pg::query;
+use crate::pg::planner::{self, CostQuestion, Subject};
 use crate::registry;
 
 /// Operators (`cpu_operator_cost`) that take as long as a microsecond of a model: a row of a cached table, which the planner
@@ -81,8 +79,7 @@ fn of(reference: &str) -> Option<Cost> {
 }
 
 fn operators(micros: f64) -> f64 {
-    // SAFETY: reads a setting.
-    micros * OPERATORS_A_MICROSECOND * unsafe { pg_sys::cpu_operator_cost }
+    micros * OPERATORS_A_MICROSECOND * planner::operator_cost()
 }
 
 /// What holds while a statement is planned; what was before comes back when it goes, after an error too.
@@ -96,44 +93,30 @@ impl Planning {
     pub(crate) fn begin(references: &[String]) -> Self {
         let costs: Vec<Cost> = references.iter().filter_map(|r| of(r)).collect();
         let planned = costs.iter().map(|c| c.row).reduce(f64::max);
-        // SAFETY: a setting of this process, which nobody changes while it plans.
-        let setup = unsafe { pg_sys::parallel_setup_cost };
         let load = costs.iter().map(|c| c.load).reduce(f64::max).unwrap_or(0.0);
-        // SAFETY: as above; it is put back.
-        unsafe { pg_sys::parallel_setup_cost = setup * (1.0 + load / SETUP) };
+        let setup = planner::parallel_setup_cost();
+        planner::set_parallel_setup_cost(setup * (1.0 + load / SETUP));
         Self { setup, planned: PLANNED.replace(planned) }
     }
 }
 
 impl Drop for Planning {
     fn drop(&mut self) {
-        // SAFETY: as it was.
-        unsafe { pg_sys::parallel_setup_cost = self.setup };
+        planner::set_parallel_setup_cost(self.setup);
         PLANNED.set(self.planned);
     }
 }
 
 /// Answers the planner's question for the cost of a call of a function, or of a row of an aggregate: false where it is not known.
-///
-/// # Safety
-/// The request is a node that the planner passed.
-pub(crate) unsafe fn answer(request: *mut pg_sys::SupportRequestCost) -> bool {
-    // SAFETY: the caller says so; nodes are read as what their tags say.
-    unsafe {
-        let node: *mut Node = (*request).node;
-        let micros = if is(node, NodeTag::T_FuncExpr) {
-            let model = members::<Node>((*node.cast::<pg_sys::FuncExpr>()).args).first().copied();
-            model
-                .and_then(|m| query::constant(m))
-                .and_then(|reference| of(&reference))
-                .map(|cost| if guc::enable_batch_scan() { cost.row } else { cost.single })
-        } else {
-            // Of an aggregate's function nothing else is told than that it is called.
-            PLANNED.get()
-        };
-        let Some(micros) = micros else { return false };
-        (*request).startup = 0.0;
-        (*request).per_tuple = pg_sys::cpu_operator_cost + operators(micros);
-        true
-    }
+pub(crate) fn answer(question: &CostQuestion) -> bool {
+    let micros = match question.subject() {
+        Subject::Call(model) => model
+            .and_then(|reference| of(&reference))
+            .map(|cost| if guc::enable_batch_scan() { cost.row } else { cost.single }),
+        // Of an aggregate's function nothing else is told than that it is called.
+        Subject::Unknown => PLANNED.get(),
+    };
+    let Some(micros) = micros else { return false };
+    question.answer(planner::operator_cost() + operators(micros));
+    true
 }

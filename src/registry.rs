@@ -20,7 +20,6 @@ use pg_predict_engine::signature::Signature;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::Oid;
 
-use crate::cost;
 use crate::error::{self, Error, Result, of_model};
 use crate::guc;
 use crate::pg::lookup::{self, Identity, Key};
@@ -98,7 +97,6 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
             VersionRef::Alias(alias) => Error::NoAlias { model: reference.name, alias },
         });
     };
-    cost::note(text, &version);
     let selection = reference.select(&version.signature).map_err(of_model(&version.label()))?;
     Ok(Resolved { names_output: reference.output.is_some(), version, selection })
 }

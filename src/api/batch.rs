@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::Datum;
 
+use crate::cost;
 use crate::error::{self, Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
 use crate::pg::results::Results;
@@ -41,6 +42,7 @@ struct Sites {
 /// Opens the site of a reference.
 pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
     let resolved = registry::resolve(reference)?;
+    cost::note(reference, &resolved.version);
     let session = registry::session(&resolved.version)?;
     Site::new(
         resolved.version,

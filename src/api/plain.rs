@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::chunk::Chunk;
-use pgrx::pg_sys::{self, Datum, NodeTag};
+use pgrx::pg_sys::Datum;
 
 use crate::cost;
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
 use crate::pg::form::Form;
+use crate::pg::planner::CostQuestion;
 use crate::pg::results::Layout;
 use crate::pg::site::{Group, Site};
-use crate::pg::{node, planner, shared, snapshot, text};
+use crate::pg::{planner, shared, snapshot, text};
 
 pg_function!(pg_predict_predict, pg_finfo_pg_predict_predict, predict);
 pg_function!(pg_predict_predict_text, pg_finfo_pg_predict_predict_text, predict_text);
@@ -66,13 +67,9 @@ fn value(call: &Call, form: Form) -> Result<Option<Datum>> {
 
 /// The support function of plain calls and of the aggregates' functions: it tells the planner what they cost.
 fn support(call: &Call) -> Result<Option<Datum>> {
-    if let Some(request) = call.argument(0).map(Datum::cast_mut_ptr::<pg_sys::SupportRequestCost>)
-        && node::is(request.cast(), NodeTag::T_SupportRequestCost)
-    {
-        // SAFETY: the planner passes a request node of the kind that its tag says.
-        let answered = unsafe { cost::answer(request) };
+    if let Some(question) = CostQuestion::of(call) {
         // A null pointer, not an SQL NULL, says that nothing is known.
-        return Ok(Some(if answered { Datum::from(request) } else { Datum::null() }));
+        return Ok(Some(if cost::answer(&question) { question.datum() } else { Datum::null() }));
     }
     planner::call_support(call)
 }

@@ -214,6 +214,70 @@ unsafe fn may_be_left_out(node: *mut Node, number: usize, outer: bool) -> Option
     }
 }
 
+/// What an operator is taken to cost (`cpu_operator_cost`).
+pub(crate) fn operator_cost() -> f64 {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::cpu_operator_cost }
+}
+
+/// What starting workers is taken to cost (`parallel_setup_cost`).
+pub(crate) fn parallel_setup_cost() -> f64 {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::parallel_setup_cost }
+}
+
+/// Sets it for what is planned now; whoever does puts back what was.
+pub(crate) fn set_parallel_setup_cost(cost: f64) {
+    // SAFETY: a setting of this process, which nobody else changes while it plans.
+    unsafe { pg_sys::parallel_setup_cost = cost };
+}
+
+/// The planner's question for the cost of a function.
+pub(crate) struct CostQuestion(*mut pg_sys::SupportRequestCost);
+
+/// What a question is about.
+pub(crate) enum Subject {
+    /// A call: its model reference, where that is a constant.
+    Call(Option<String>),
+    /// Nothing is told but the function.
+    Unknown,
+}
+
+impl CostQuestion {
+    /// The question that a support function is asked, if it is one for the cost.
+    pub(crate) fn of(call: &Call) -> Option<Self> {
+        let request = call.argument(0)?.cast_mut_ptr::<pg_sys::SupportRequestCost>();
+        is(request.cast(), NodeTag::T_SupportRequestCost).then_some(Self(request))
+    }
+
+    /// What it is about.
+    pub(crate) fn subject(&self) -> Subject {
+        // SAFETY: the planner's request lives as long as the call; nodes are read as what their tags say.
+        unsafe {
+            let node = (*self.0).node;
+            if !is(node, NodeTag::T_FuncExpr) {
+                return Subject::Unknown;
+            }
+            let arguments = members::<Node>((*node.cast::<pg_sys::FuncExpr>()).args);
+            Subject::Call(arguments.first().and_then(|m| crate::pg::query::constant(*m)))
+        }
+    }
+
+    /// Answers with the cost of one call.
+    pub(crate) fn answer(&self, per_call: f64) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.0).startup = 0.0;
+            (*self.0).per_tuple = per_call;
+        }
+    }
+
+    /// What the support function returns then.
+    pub(crate) fn datum(&self) -> Datum {
+        Datum::from(self.0)
+    }
+}
+
 /// The support function of `predictions`.
 pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
     // A null pointer, not an SQL NULL, says that there is nothing to put in its place.

@@ -11,6 +11,7 @@ use pg_predict_engine::tensor::Column;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{self, Datum, NullableDatum};
 
+use crate::cost;
 use crate::error::{Error, Result, of_model};
 use crate::pg::convert::{Arguments, Binding};
 use crate::pg::form::Form;
@@ -75,7 +76,9 @@ impl Lane {
     ) -> Result<Self> {
         let mut resolved = Vec::with_capacity(references.len());
         for reference in &references {
-            resolved.push(registry::resolve(reference)?);
+            let one = registry::resolve(reference)?;
+            cost::note(reference, &one.version);
+            resolved.push(one);
         }
         let Some(first) = resolved.first() else { return Err(Error::RowsDiffer) };
         let version = Arc::clone(&first.version);
