@@ -47,7 +47,7 @@ sub watched
 	until ($answer)
 	{
 		# Workers are children of the postmaster: found by their title, now and then.
-		my @workers = $turn++ % 20 ? grep { $_ != $pid } keys %most : workers_of($pid);
+		my @workers = $turn++ % 4 ? grep { $_ != $pid } keys %most : workers_of($pid);
 		for my $process ($pid, @workers)
 		{
 			my $now = memory_kb($process, 'RssAnon');

@@ -10,7 +10,8 @@ use lib $FindBin::Bin;
 use PgPredict;
 use Test::More;
 
-my $node = server('sessions');
+# Without the file cache a load reads the tables.
+my $node = server('sessions', conf => "session_preload_libraries = 'pg_predict'\npg_predict.file_cache_size = 0\n");
 create_model($node, $_) for qw(double triple);
 # Six models of some 20 MB each.
 my @models = map { "big$_" } 1 .. 6;
