@@ -128,7 +128,10 @@ fn write_summary(results: &Results, p: &mut String) -> Result<()> {
 
 fn write_workload(workload: &WorkloadResults, p: &mut String) -> Result<()> {
     writeln!(p, "\n## {}, {} rows\n", workload.title, thousands(workload.rows))?;
-    writeln!(p, "| | what | median | min | max | processor time | rows | runs | x its floor | x its model | x the larger |")?;
+    writeln!(
+        p,
+        "| | what | median | min | max | processor time | rows | runs | x its floor | x its model | x the larger |"
+    )?;
     writeln!(p, "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     for kind in [Kind::Floor, Kind::Raw, Kind::Ours, Kind::Peer] {
         for timing in workload.contenders.iter().filter(|timing| timing.kind == kind) {
