@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use pg_predict_engine::options::{Batching, Options};
@@ -22,7 +24,7 @@ use pgrx::pg_sys::Oid;
 
 use crate::error::{self, Error, Result, of_model};
 use crate::guc;
-use crate::pg::lookup::{self, Identity, Key};
+use crate::pg::lookup::{self, Identity, Key, Place};
 use crate::pg::owner;
 use crate::pg::probe::{Parts, Verdict};
 use crate::pg::sessions;
@@ -44,6 +46,8 @@ pub(crate) struct Resolved {
 thread_local! {
     /// Versions already parsed, with the rows that they were parsed from.
     static PARSED: RefCell<Vec<(Identity, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
+    /// What references meant, with the rows that said so: it holds for a query that sees the same rows.
+    static RESOLVED: RefCell<LruCache<String, Known>> = RefCell::new(LruCache::new(RESOLVED_KEPT));
 }
 
 /// What the tables say of a reference.
@@ -51,10 +55,21 @@ struct Found {
     version: Option<Arc<Version>>,
     /// Those who may use the model.
     roles: Vec<Oid>,
+    /// The rows that say so.
+    places: Vec<Place>,
+}
+
+/// What a reference meant, for whoever may use the model.
+struct Known {
+    resolved: Resolved,
+    roles: Vec<Oid>,
+    places: Vec<Place>,
 }
 
 /// How many parsed versions are kept.
 const PARSED_KEPT: usize = 64;
+/// How many references are.
+const RESOLVED_KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 
 /// Reads what the tables say of a reference. None: there is no such model.
 fn find(reference: &Reference) -> Result<Option<Found>> {
@@ -64,31 +79,54 @@ fn find(reference: &Reference) -> Result<Option<Found>> {
     if !exists {
         return Ok(None);
     }
+    let mut places = Vec::new();
     let mut number = None;
     match &reference.version {
         VersionRef::Number(n) => number = Some(*n),
         VersionRef::Alias(alias) => {
-            lookup::rows(c"alias", c"alias_pkey", &[Key::Text(name), Key::Text(alias)], |row| number = row.int(2));
+            lookup::rows(c"alias", c"alias_pkey", &[Key::Text(name), Key::Text(alias)], |row| {
+                number = row.int(2);
+                places.push(row.place);
+            });
         }
     }
     let mut stored = None;
     if let Some(number) = number {
         lookup::rows(c"version", c"version_pkey", &[Key::Text(name), Key::Int(number)], |row| {
             stored = Some(version(name, number, row));
+            places.push(row.place);
         });
     }
     let mut roles = Vec::new();
-    lookup::rows(c"privilege", c"privilege_pkey", &[Key::Text(name)], |row| roles.extend(row.oid(1)));
-    Ok(Some(Found { version: stored.transpose()?, roles }))
+    lookup::rows(c"privilege", c"privilege_pkey", &[Key::Text(name)], |row| {
+        roles.extend(row.oid(1));
+        places.push(row.place);
+    });
+    Ok(Some(Found { version: stored.transpose()?, roles, places }))
+}
+
+/// Whether the caller is one of those who may use a model.
+fn admits(roles: &[Oid]) -> bool {
+    roles.iter().any(|r| owner::caller_is(*r)) || owner::caller_is_superuser()
 }
 
 /// Resolves a reference under the snapshot of the query, and checks that the caller may use the model.
+///
+/// What it meant the last time it means still where the query sees the rows that said so: a model has one row by each key. Rows
+/// that came since can only admit more callers, so a caller who was not admitted is looked for again.
 pub(crate) fn resolve(text: &str) -> Result<Resolved> {
+    let known = RESOLVED.with_borrow_mut(|all| {
+        let known = all.get(text)?;
+        (lookup::sees(&known.places) && admits(&known.roles)).then(|| known.resolved.clone())
+    });
+    if let Some(resolved) = known {
+        return Ok(resolved);
+    }
     let reference = Reference::parse(text)?;
-    let Some(Found { version, roles }) = find(&reference)? else {
+    let Some(Found { version, roles, places }) = find(&reference)? else {
         return Err(Error::NoModel { name: reference.name });
     };
-    if !roles.iter().any(|r| owner::caller_is(*r)) && !owner::caller_is_superuser() {
+    if !admits(&roles) {
         return Err(Error::NotPermitted { model: reference.name, verb: "use" });
     }
     let Some(version) = version else {
@@ -98,7 +136,10 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
         });
     };
     let selection = reference.select(&version.signature).map_err(of_model(&version.label()))?;
-    Ok(Resolved { names_output: reference.output.is_some(), version, selection })
+    let resolved = Resolved { names_output: reference.output.is_some(), version, selection };
+    let known = Known { resolved: resolved.clone(), roles, places };
+    RESOLVED.with_borrow_mut(|all| all.put(text.to_owned(), known));
+    Ok(resolved)
 }
 
 /// The version that a reference means, for the planner: whoever may not use it learns that when it is run.

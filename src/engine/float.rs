@@ -1,4 +1,4 @@
-//! Denormals as zero, for the length of a run. The one `unsafe` of the engine lives here.
+//! Denormals as zero, for the length of a run. One of the engine's two `unsafe` blocks lives here.
 //!
 //! Some trained models carry hundreds of denormal weights, which a processor multiplies up to 75 times slower. ONNX
 //! Runtime's own switch leaves the calling thread changed for good; this one puts it back.

@@ -19,6 +19,7 @@ pub mod reference;
 pub mod run;
 pub mod session;
 pub mod signature;
+mod string_tensor;
 pub mod tensor;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,6 @@
 //! Denormals are zero during a run, and the caller's floating-point state is as before afterwards.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,6 +26,7 @@ use crate::files::{Entry, Files};
 use crate::float::without_denormals;
 use crate::options::Options;
 use crate::signature::Source;
+use crate::string_tensor::string_tensor;
 use crate::tensor::{Column, ElementType, Scalar, Strings};
 use crate::text::Text;
 use crate::threads::Inside;
@@ -700,30 +700,6 @@ pub(crate) enum Got {
     Tensor { data: Column, dims: Vec<usize> },
     Maps(Maps),
     Nested(serde_json::Value),
-}
-
-thread_local! {
-    /// Strings on their way into a tensor: kept, so that those of the next run need no memory of their own.
-    static TEXTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The most bytes that are kept of one of them, and how many of them are.
-const TEXT_KEPT: usize = 256;
-const TEXTS_KEPT: usize = 1 << 16;
-
-/// The tensor of `len` strings from `from` on.
-fn string_tensor(strings: &Strings, from: usize, len: usize, shape: &[usize]) -> ort::Result<Tensor<String>> {
-    TEXTS.with_borrow_mut(|texts| {
-        texts.resize_with(texts.len().max(len), String::new);
-        for (text, i) in texts.iter_mut().zip(from..from + len) {
-            text.clear();
-            text.push_str(strings.get(i));
-        }
-        let tensor = Tensor::from_string_array((shape.to_vec(), &texts[..len]));
-        texts.truncate(TEXTS_KEPT);
-        texts.iter_mut().filter(|t| t.capacity() > TEXT_KEPT).for_each(|t| *t = String::new());
-        tensor
-    })
 }
 
 /// The tensor of `len` elements of a column from `from` on.

@@ -602,6 +602,12 @@ impl Binding {
         self.all_float4 && self.composite.is_none()
     }
 
+    /// Whether it holds nothing that goes with the query: single values alone, by functions that need no state.
+    pub(crate) fn outlives_query(&self) -> bool {
+        let stateless = |f: &Feature| matches!(f.convert, Convert::Scalar(_) | Convert::Untyped);
+        self.composite.is_none() && self.carried.is_empty() && self.features.iter().all(stateless)
+    }
+
     /// Whether rows differ in size, so that each of them counts for itself.
     pub(crate) fn varies(&self) -> bool {
         self.varies

@@ -23,12 +23,23 @@ pub(crate) struct Identity {
     offset: u16,
 }
 
+/// Where a row was read: it can be asked whether a query sees it still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    table: Oid,
+    /// The table's file: another one once it is written anew, and then the same place holds another row.
+    file: Oid,
+    identity: Identity,
+}
+
 /// A row, while it is there.
 pub(crate) struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
     /// Which one it is.
     pub(crate) identity: Identity,
+    /// Where it is.
+    pub(crate) place: Place,
 }
 
 impl Row<'_> {
@@ -113,10 +124,41 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
                     block: (place.ip_blkid.bi_hi, place.ip_blkid.bi_lo),
                     offset: place.ip_posid,
                 };
-                each(&Row { values: &values, nulls: &nulls, identity });
+                let place = Place { table: (*relation).rd_id, file: (*(*relation).rd_rel).relfilenode, identity };
+                each(&Row { values: &values, nulls: &nulls, identity, place });
             }
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);
     }
+}
+
+/// Whether the query that asks sees rows as they were when they were read: none has been changed or deleted for it since.
+pub(crate) fn sees(places: &[Place]) -> bool {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    places.iter().all(|place| {
+        // SAFETY: the relation is opened for as long as its row is looked at. A place that the file no longer has, or that holds
+        // nothing visible, is answered by false; a row found is read while its buffer is held.
+        unsafe {
+            let relation = pg_sys::try_relation_open(place.table, lock);
+            if relation.is_null() {
+                return false;
+            }
+            let mut seen = false;
+            if (*(*relation).rd_rel).relfilenode == place.file && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine() {
+                let Identity { xmin, block: (bi_hi, bi_lo), offset } = place.identity;
+                let mut tuple = pg_sys::HeapTupleData {
+                    t_self: pg_sys::ItemPointerData { ip_blkid: pg_sys::BlockIdData { bi_hi, bi_lo }, ip_posid: offset },
+                    ..Default::default()
+                };
+                let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+                if pg_sys::heap_fetch(relation, pg_sys::GetActiveSnapshot(), &raw mut tuple, &raw mut buffer, false) {
+                    seen = u32::from((*tuple.t_data).t_choice.t_heap.t_xmin) == xmin;
+                    pg_sys::ReleaseBuffer(buffer);
+                }
+            }
+            pg_sys::relation_close(relation, lock);
+            seen
+        }
+    })
 }

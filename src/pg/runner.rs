@@ -27,78 +27,25 @@ const SHORT_QUERY: f64 = 2000.0;
 /// After that a run must be shorter than what it costs to hand it over, in microseconds.
 const SHORT_RUN: f64 = 50.0;
 
-/// Runs the batches of a version.
-pub(crate) struct Runner {
+/// What is the same for every query that wants the same outputs of a version.
+pub(crate) struct Terms {
     pub(crate) version: Arc<Version>,
     /// The name that messages use.
     pub(crate) label: String,
     /// The outputs that are kept.
     pub(crate) outputs: Vec<Output>,
-    /// Rows of a batch.
-    pub(crate) batch_size: usize,
-    /// Bytes of a batch.
-    pub(crate) max_bytes: usize,
-    pipeline: Pipeline,
-    /// Bytes of each batch under way.
-    under_way: VecDeque<usize>,
+    wanted: Arc<[bool]>,
     /// Its runs stay off the backend's own thread: the model divides integers, perhaps, or a text may be long.
     off_thread: bool,
-    /// What runs on the backend's own thread have taken.
-    here: Duration,
-    /// A bad row has been told of.
-    has_warned: bool,
-    watch: Watch,
 }
 
-impl Runner {
-    /// One that keeps the outputs that are wanted. `expected`: rows that the plan expects.
-    pub(crate) fn new(
-        version: Arc<Version>,
-        wanted: &[bool],
-        session: Arc<Session>,
-        form: Form,
-        expected: Option<f64>,
-    ) -> Result<Self> {
-        let watch = Watch::new(&version, form, expected);
-        Self::with(version, wanted, session, watch, |work| work)
-    }
-
-    /// The same, but where a batch fails, the rows before the first that fails by itself are given, and that row.
-    pub(crate) fn finding_failure(
-        version: Arc<Version>,
-        wanted: &[bool],
-        session: Arc<Session>,
-        expected: Option<f64>,
-    ) -> Result<Self> {
-        let watch = Watch::new(&version, Form::Scan, expected);
-        Self::with(version, wanted, session, watch, Work::finding_failure)
-    }
-
-    fn with(
-        version: Arc<Version>,
-        wanted: &[bool],
-        session: Arc<Session>,
-        watch: Watch,
-        adapt: impl FnOnce(Work) -> Work,
-    ) -> Result<Self> {
+impl Terms {
+    /// Those for the outputs that are wanted.
+    pub(crate) fn new(version: Arc<Version>, wanted: &[bool]) -> Arc<Self> {
         let signature = &version.signature;
         let outputs = signature.outputs.iter().zip(wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
-        let label = version.label();
         let off_thread = signature.has_operator(&["Div", "Mod"]) || signature.takes_text();
-        let work = Work::new(session, Arc::clone(&version), wanted.into()).map_err(of_model(&label))?;
-        Ok(Self {
-            outputs,
-            batch_size: guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1),
-            max_bytes: guc::max_batch_memory(),
-            pipeline: Pipeline::new(adapt(work)).map_err(of_model(&label))?,
-            under_way: VecDeque::with_capacity(MOST_UNDER_WAY),
-            version,
-            label,
-            off_thread,
-            here: Duration::ZERO,
-            has_warned: false,
-            watch,
-        })
+        Arc::new(Self { label: version.label(), outputs, wanted: wanted.into(), off_thread, version })
     }
 
     /// What results of it consist of. The selection's output is a place among those that are kept.
@@ -114,20 +61,71 @@ impl Runner {
             unbound,
         }
     }
+}
+
+/// Runs the batches of a version.
+pub(crate) struct Runner {
+    pub(crate) terms: Arc<Terms>,
+    /// Rows of a batch.
+    pub(crate) batch_size: usize,
+    /// Bytes of a batch.
+    pub(crate) max_bytes: usize,
+    pipeline: Pipeline,
+    /// Bytes of each batch under way.
+    under_way: VecDeque<usize>,
+    /// What runs on the backend's own thread have taken.
+    here: Duration,
+    /// A bad row has been told of.
+    has_warned: bool,
+    watch: Watch,
+}
+
+impl Runner {
+    /// One that runs a session on these terms. `expected`: rows that the plan expects.
+    pub(crate) fn new(terms: Arc<Terms>, session: Arc<Session>, form: Form, expected: Option<f64>) -> Result<Self> {
+        let watch = Watch::new(&terms.version, form, expected);
+        Self::with(terms, session, watch, |work| work)
+    }
+
+    /// The same, but where a batch fails, the rows before the first that fails by itself are given, and that row.
+    pub(crate) fn finding_failure(terms: Arc<Terms>, session: Arc<Session>, expected: Option<f64>) -> Result<Self> {
+        let watch = Watch::new(&terms.version, Form::Scan, expected);
+        Self::with(terms, session, watch, Work::finding_failure)
+    }
+
+    fn with(
+        terms: Arc<Terms>,
+        session: Arc<Session>,
+        watch: Watch,
+        adapt: impl FnOnce(Work) -> Work,
+    ) -> Result<Self> {
+        let work = Work::new(session, Arc::clone(&terms.version), Arc::clone(&terms.wanted));
+        let pipeline = work.and_then(|work| Pipeline::new(adapt(work))).map_err(of_model(&terms.label))?;
+        Ok(Self {
+            batch_size: guc::batch_size().unwrap_or_else(|| terms.version.batch_size()).max(1),
+            max_bytes: guc::max_batch_memory(),
+            pipeline,
+            under_way: VecDeque::with_capacity(MOST_UNDER_WAY),
+            here: Duration::ZERO,
+            has_warned: false,
+            watch,
+            terms,
+        })
+    }
 
     /// What a batch without rows to run gives.
     pub(crate) fn nothing(&self) -> Ran {
-        let values = self.outputs.iter().map(Values::none).collect();
+        let values = self.terms.outputs.iter().map(Values::none).collect();
         Ran { values, failed: Vec::new(), broken: None, tokens: Default::default() }
     }
 
     /// Whether so many rows may be run on the backend's own thread: they take no time worth another.
     pub(crate) fn is_short(&self, rows: usize) -> bool {
-        let signature = &self.version.signature;
+        let signature = &self.terms.version.signature;
         let micros = signature.single_micros.max(signature.row_micros * rows as f64);
         let so_far = self.here.as_secs_f64() * 1e6;
         let short = micros < SHORT_RUN || so_far + micros < SHORT_QUERY;
-        signature.verified && short && !self.off_thread && self.pipeline.is_free()
+        signature.verified && short && !self.terms.off_thread && self.pipeline.is_free()
     }
 
     /// Runs a batch on the backend's own thread, and says how long that took.
@@ -144,7 +142,7 @@ impl Runner {
     /// What a run gave; a failure is counted.
     fn seen(&self, ran: pg_predict_engine::Result<Ran>) -> Result<Ran> {
         ran.map_err(|error| {
-            let error = of_model(&self.label)(error);
+            let error = of_model(&self.terms.label)(error);
             self.watch.failed(&error::in_a_line(error.clone()));
             error
         })
@@ -155,7 +153,7 @@ impl Runner {
     pub(crate) fn count(&mut self, rows: usize, nulls: usize, failed: usize) {
         self.watch.rows(rows, nulls, failed);
         if let Some((rows, expected, time)) = self.watch.progress(guc::progress_interval()) {
-            error::progress(&self.label, rows, expected, time);
+            error::progress(&self.terms.label, rows, expected, time);
         }
     }
 
@@ -174,7 +172,7 @@ impl Runner {
     /// Sends a batch on its way. There must be room for it.
     pub(crate) fn submit(&mut self, batch: Batch) -> Result<()> {
         let bytes = batch.bytes();
-        self.pipeline.submit(batch).map_err(of_model(&self.label))?;
+        self.pipeline.submit(batch).map_err(of_model(&self.terms.label))?;
         self.under_way.push_back(bytes);
         Ok(())
     }
@@ -183,7 +181,7 @@ impl Runner {
     pub(crate) fn collect(&mut self) -> Result<(Batch, Ran, Took)> {
         let started = Instant::now();
         let watch = &self.watch;
-        let done = sessions::collect(&mut self.pipeline, &self.label, |tokenising| {
+        let done = sessions::collect(&mut self.pipeline, &self.terms.label, |tokenising| {
             watch.phase(if tokenising { Phase::Tokenising } else { Phase::Running });
         })?;
         self.under_way.pop_front();
@@ -200,7 +198,7 @@ impl Runner {
         }
         while self.pipeline.under_way() > 0 {
             // What it gives, or how it fails, is of no use any more.
-            if sessions::collect(&mut self.pipeline, &self.label, |_| {}).is_err() {
+            if sessions::collect(&mut self.pipeline, &self.terms.label, |_| {}).is_err() {
                 break;
             }
         }
@@ -213,7 +211,7 @@ impl Runner {
             return;
         }
         error::warn(
-            &format!("a row could not be run with model \"{}\", and its prediction is NULL", self.label),
+            &format!("a row could not be run with model \"{}\", and its prediction is NULL", self.terms.label),
             reason,
             "Further such rows of this call are NULL too and are not told of; predict_batch() counts them.",
         );

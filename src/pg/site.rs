@@ -27,7 +27,7 @@ use crate::pg::convert::{Binding, Carried};
 use crate::pg::emit;
 use crate::pg::exchange::Parcel;
 use crate::pg::results::{Faults, Layout, Results};
-use crate::pg::runner::Runner;
+use crate::pg::runner::{Runner, Terms};
 use crate::pg::shared::Form;
 use crate::pg::spill::Pool;
 
@@ -77,7 +77,7 @@ impl Site {
         let selection =
             Selection { output: if only_selected { 0 } else { selection.output }, element: selection.element };
         Ok(Self {
-            runner: Runner::new(version, &wanted, session, form, expected)?,
+            runner: Runner::new(Terms::new(version, &wanted), session, form, expected)?,
             selection,
             binding: None,
             layout: None,
@@ -96,7 +96,7 @@ impl Site {
         }
         let carried: Vec<Carried> = self.binding.as_ref().map(|b| b.carried().to_vec()).unwrap_or_default();
         let bound = self.binding.is_some();
-        let layout = Arc::new(self.runner.layout(&self.selection, carried, !bound));
+        let layout = Arc::new(self.runner.terms.layout(&self.selection, carried, !bound));
         // Before the first row that tells its type, the layout is not final.
         if bound {
             self.layout = Some(Arc::clone(&layout));
@@ -109,7 +109,7 @@ impl Site {
     pub(crate) fn bind(&mut self, call: &Call, row: Row, columns: Option<&[String]>) -> Result<bool> {
         if self.binding.is_none() {
             let arguments = call.row(row.first, row.names)?;
-            self.binding = Binding::new(&self.runner.version, &arguments, columns, self.context)?;
+            self.binding = Binding::new(&self.runner.terms.version, &arguments, columns, self.context)?;
         }
         Ok(self.binding.is_some())
     }
@@ -125,7 +125,7 @@ impl Site {
             }
             bad.sort_unstable_by_key(|(row, _)| *row);
         }
-        Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.label))?, bad))
+        Ok((chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.terms.label))?, bad))
     }
 
     /// Counts rows that have their answers.
@@ -347,8 +347,8 @@ impl Group {
         let mut site = site.borrow_mut();
         if !self.bound {
             if !site.bind(call, row, columns)? {
-                if site.runner.version.options.on_null == OnNull::Error {
-                    return Err(Error::NullRow { model: site.runner.label.clone() });
+                if site.runner.terms.version.options.on_null == OnNull::Error {
+                    return Err(Error::NullRow { model: site.runner.terms.label.clone() });
                 }
                 self.unbound += 1;
                 return Ok(());
@@ -403,8 +403,8 @@ impl Group {
         let Some(site) = self.site.clone() else { return Err(Error::RowsDiffer) };
         let mut site = site.borrow_mut();
         if !site.bind(call, Row { first, names: None }, Some(&[]))? {
-            if site.runner.version.options.on_null == OnNull::Error {
-                return Err(Error::NullRow { model: site.runner.label.clone() });
+            if site.runner.terms.version.options.on_null == OnNull::Error {
+                return Err(Error::NullRow { model: site.runner.terms.label.clone() });
             }
             // An anonymous row that is NULL: nothing is known of it but that.
             self.rows.ran.push(false);

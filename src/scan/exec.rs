@@ -6,6 +6,7 @@
 //! A cursor that may go back keeps its rows in a tuplestore.
 
 use std::ffi::c_int;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::version::Version;
@@ -18,6 +19,7 @@ use crate::pg::form::Form;
 use crate::pg::node::{self, is, members};
 use crate::pg::{memory, owner, sessions, text};
 use crate::scan::explain::{Counters, Shared};
+use crate::scan::kit::Look;
 use crate::scan::lane::Lane;
 use crate::scan::recipe::Recipe;
 use crate::scan::{EXECUTION, executor};
@@ -83,8 +85,8 @@ pub(super) struct Window {
     spoiled: Option<(usize, Error)>,
     arena: Arena,
     bytes: usize,
-    /// Holds the answers.
-    home: memory::Private,
+    /// Holds the answers that are kept by reference; made for the first of them.
+    home: Option<memory::Private>,
 }
 
 impl Window {
@@ -98,7 +100,7 @@ impl Window {
             spoiled: None,
             arena: Arena::default(),
             bytes: 0,
-            home: memory::Private::new(c"pg_predict window"),
+            home: None,
         }
     }
 
@@ -108,8 +110,10 @@ impl Window {
         (self.rows, self.next, self.bytes) = (0, 0, 0);
         self.spoiled = None;
         self.arena.clear();
-        // SAFETY: its own context; what it held has been given.
-        unsafe { pg_sys::MemoryContextReset(self.home.context()) };
+        if let Some(home) = &self.home {
+            // SAFETY: its own context; what it held has been given.
+            unsafe { pg_sys::MemoryContextReset(home.context()) };
+        }
     }
 
     /// Makes room for more rows, or fails without ending the process.
@@ -131,8 +135,8 @@ impl Window {
     }
 
     /// Where answers are made.
-    pub(super) fn context(&self) -> pg_sys::MemoryContext {
-        self.home.context()
+    pub(super) fn context(&mut self) -> pg_sys::MemoryContext {
+        self.home.get_or_insert_with(|| memory::Private::new(c"pg_predict window")).context()
     }
 
     /// Puts an answer in its place; none is NULL.
@@ -182,6 +186,8 @@ struct Group {
     columns: pg_sys::TupleDesc,
     /// It has no condition, one model for all rows, and only attributes of the input as arguments.
     is_plain: bool,
+    /// How its calls look, where kits may serve them.
+    look: Option<Rc<Look>>,
     lanes: Vec<Lane>,
     /// The references of the row at hand, for those that are no constants.
     at_hand: Vec<String>,
@@ -192,7 +198,7 @@ struct Group {
 
 /// What a node is doing.
 pub(super) struct Scan {
-    pub(super) recipe: Recipe,
+    pub(super) recipe: Rc<Recipe>,
     groups: Vec<Group>,
     kept: Vec<Kept>,
     last_attribute: i32,
@@ -304,14 +310,15 @@ unsafe fn set_up(
                 } else {
                     None
                 };
-                references.push((compiled(model), text));
+                let compiled = if text.is_none() { compiled(model) } else { std::ptr::null_mut() };
+                references.push((compiled, text));
                 calls.push((call.column, call.form));
                 if first.is_null() {
                     first = f;
                 }
             }
             let mut arguments = members::<pg_sys::Node>((*first).args).split_off(1);
-            let types = arguments.iter().map(|a| pg_sys::exprType(*a)).collect();
+            let types: Vec<_> = arguments.iter().map(|a| pg_sys::exprType(*a)).collect();
             let row = columns_of(&arguments, context);
             if !row.is_null() {
                 arguments = members((*arguments[0].cast::<pg_sys::RowExpr>()).args);
@@ -327,16 +334,27 @@ unsafe fn set_up(
                     _ => Input::Expression(compiled(*a)),
                 })
                 .collect();
+            let attributes: Option<Vec<usize>> = inputs
+                .iter()
+                .map(|i| match i {
+                    Input::Attribute(i) => Some(*i),
+                    Input::Expression(_) => None,
+                })
+                .collect();
+            let named = references.iter().all(|(_, text)| text.is_some());
+            let variadic = (*first).funcvariadic;
+            let look = attributes.clone().filter(|_| named && row.is_null()).map(|attributes| {
+                Rc::new(Look { calls: calls.clone(), types: Vec::clone(&types), attributes, variadic })
+            });
             groups.push(Group {
-                is_plain: group.guard.is_none()
-                    && references.iter().all(|(_, text)| text.is_some())
-                    && inputs.iter().all(|i| matches!(i, Input::Attribute(_))),
+                is_plain: group.guard.is_none() && named && attributes.is_some(),
+                look,
                 calls,
                 guard: group.guard.map_or(std::ptr::null_mut(), |i| compiled(extra[i])),
                 references,
                 inputs,
                 types,
-                variadic: (*first).funcvariadic,
+                variadic,
                 columns: row,
                 lanes: Vec::new(),
                 at_hand: Vec::new(),
@@ -410,8 +428,9 @@ pub(super) unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     // SAFETY: ends what `begin` began.
     unsafe {
         if let Some(scan) = scan_of(node) {
-            scan.groups.iter_mut().flat_map(|g| &mut g.lanes).for_each(Lane::give_up);
-            scan.groups.iter_mut().for_each(|g| g.lanes.clear());
+            for group in &mut scan.groups {
+                group.lanes.drain(..).for_each(|lane| lane.end(group.look.as_ref()));
+            }
             if !scan.store.is_null() {
                 pg_sys::tuplestore_end(std::mem::replace(&mut scan.store, std::ptr::null_mut()));
             }
@@ -509,10 +528,10 @@ impl Group {
             };
             self.at_hand.push(reference);
         }
-        if let Some(i) = self.lanes.iter().position(|l| l.references == self.at_hand) {
+        if let Some(i) = self.lanes.iter().position(|l| l.references() == self.at_hand) {
             return Ok(&mut self.lanes[i]);
         }
-        let lane = Lane::open(self.at_hand.clone(), &self.calls, home, self.expected)?;
+        let lane = Lane::open(self.at_hand.clone(), &self.calls, self.look.as_deref(), home, self.expected)?;
         self.lanes.push(lane);
         let last = self.lanes.len() - 1;
         Ok(&mut self.lanes[last])
@@ -576,8 +595,8 @@ impl Scan {
                     });
                 }
             }
-            for i in 0..lane.sources.len() {
-                let source = lane.sources[i];
+            for i in 0..lane.sources().len() {
+                let source = lane.sources()[i];
                 let v = value((&(*inputs))[source]);
                 lane.values()[i] = v;
             }

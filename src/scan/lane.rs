@@ -1,6 +1,7 @@
 //! A lane: the rows of one group of calls on their way through one model, and the counters of what was done.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::batch::Batch;
@@ -17,10 +18,11 @@ use crate::pg::convert::{Arguments, Binding};
 use crate::pg::form::Form;
 use crate::pg::memory;
 use crate::pg::results::Layout;
-use crate::pg::runner::{Runner, Took};
-use crate::registry;
+use crate::pg::runner::{Runner, Terms, Took};
+use crate::registry::{self, Resolved};
 use crate::scan::exec::Window;
 use crate::scan::explain::Counters;
+use crate::scan::kit::{Kit, Look};
 
 /// Room for so many rows is made at first; it doubles.
 const FIRST_ROWS: usize = 64;
@@ -43,22 +45,8 @@ struct Flight {
 
 /// One model for one group of calls.
 pub(super) struct Lane {
-    /// The references of the group's calls.
-    pub(super) references: Vec<String>,
+    kit: Kit,
     runner: Runner,
-    answers: Vec<Answer>,
-    binding: Option<Binding>,
-    /// Where the values of a row are among the group's inputs.
-    pub(super) sources: Vec<usize>,
-    values: Vec<NullableDatum>,
-    /// The attributes of the input that make up a row, where they are all that it takes and nothing has to be converted.
-    attributes: Vec<usize>,
-    batch: Batch,
-    rows: Rows,
-    bad: Vec<(usize, String)>,
-    /// The rows' places in the window.
-    places: Vec<u32>,
-    room: usize,
     /// In the order in which they were sent.
     flights: VecDeque<Flight>,
     spare: Vec<(Batch, Rows, Vec<u32>)>,
@@ -67,10 +55,11 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Opens the lane of calls: `references` are theirs, in the order of `calls`, their columns and forms. So many rows are
-    /// expected.
+    /// expected. `look`: how the calls look, where another query may have left a kit for them.
     pub(super) fn open(
         references: Vec<String>,
         calls: &[(usize, Form)],
+        look: Option<&Look>,
         context: pg_sys::MemoryContext,
         expected: f64,
     ) -> Result<Self> {
@@ -82,23 +71,38 @@ impl Lane {
         }
         let Some(first) = resolved.first() else { return Err(Error::RowsDiffer) };
         let version = Arc::clone(&first.version);
+        let session = registry::session(&version)?;
+        let kit = match look.and_then(|look| Kit::find(look, &references, &version)) {
+            Some(kit) => kit,
+            None => Self::kit(references, calls, &resolved, version),
+        };
+        Ok(Self {
+            runner: Runner::finding_failure(Arc::clone(&kit.terms), session, Some(expected))?,
+            kit,
+            flights: VecDeque::new(),
+            spare: Vec::new(),
+            context,
+        })
+    }
+
+    /// What a lane works with, before it is known how rows find the inputs.
+    fn kit(references: Vec<String>, calls: &[(usize, Form)], resolved: &[Resolved], version: Arc<Version>) -> Kit {
         let count = version.signature.outputs.len();
         let all = |i: usize| calls[i].1 == Form::Json && !resolved[i].names_output;
         let wanted: Vec<bool> =
             (0..count).map(|o| (0..resolved.len()).any(|i| all(i) || resolved[i].selection.output == o)).collect();
-        let session = registry::session(&version)?;
-        let runner = Runner::finding_failure(version, &wanted, session, Some(expected))?;
+        let terms = Terms::new(version, &wanted);
         let mut answers = Vec::with_capacity(calls.len());
-        for ((column, form), resolved) in calls.iter().zip(&resolved) {
+        for ((column, form), resolved) in calls.iter().zip(resolved) {
             let output = wanted.iter().take(resolved.selection.output).filter(|w| **w).count();
             let selection = Selection { output, element: resolved.selection.element.clone() };
-            let mut layout = runner.layout(&selection, Vec::new(), false);
+            let mut layout = terms.layout(&selection, Vec::new(), false);
             layout.named = resolved.names_output;
             answers.push(Answer { column: *column, form: *form, layout });
         }
-        Ok(Self {
+        Kit {
             references,
-            runner,
+            terms,
             answers,
             binding: None,
             sources: Vec::new(),
@@ -109,20 +113,35 @@ impl Lane {
             bad: Vec::new(),
             places: Vec::new(),
             room: 0,
-            flights: VecDeque::new(),
-            spare: Vec::new(),
-            context,
-        })
+        }
+    }
+
+    /// Ends it, and leaves its kit to the next query whose calls look so.
+    pub(super) fn end(mut self, look: Option<&Rc<Look>>) {
+        self.runner.give_up();
+        if let Some(look) = look {
+            self.kit.keep(Rc::clone(look));
+        }
+    }
+
+    /// The references of the group's calls.
+    pub(super) fn references(&self) -> &[String] {
+        &self.kit.references
+    }
+
+    /// Where the values of a row are among the group's inputs.
+    pub(super) fn sources(&self) -> &[usize] {
+        &self.kit.sources
     }
 
     /// The name that messages use.
     pub(super) fn label(&self) -> &str {
-        &self.runner.label
+        &self.kit.terms.label
     }
 
     /// What it runs.
     pub(super) fn version(&self) -> Arc<Version> {
-        Arc::clone(&self.runner.version)
+        Arc::clone(&self.kit.terms.version)
     }
 
     /// Rows of a batch.
@@ -132,37 +151,37 @@ impl Lane {
 
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
-        self.batch.bytes() + 4 * self.places.len()
+        self.kit.batch.bytes() + 4 * self.kit.places.len()
     }
 
     /// Whether it is known how rows find the inputs.
     pub(super) fn is_bound(&self) -> bool {
-        self.binding.is_some()
+        self.kit.binding.is_some()
     }
 
     /// Finds out how rows find the inputs: from the columns of a row, where they are known, else from arguments.
     pub(super) fn bind(&mut self, columns: pg_sys::TupleDesc, arguments: &Arguments) -> Result<bool> {
-        let version = &self.runner.version;
+        let version = &self.kit.terms.version;
         let bound = if columns.is_null() {
             Binding::new(version, arguments, Some(&[]), self.context)?
         } else {
             Some(Binding::of_columns(version, columns, self.context)?)
         };
         let Some(mut binding) = bound else { return Ok(false) };
-        for answer in &self.answers {
+        for answer in &self.kit.answers {
             answer.form.check(&answer.layout)?;
         }
-        self.sources = binding.compact();
-        self.values = vec![NullableDatum { value: Datum::from(0), isnull: true }; self.sources.len()];
-        self.batch = binding.batch();
-        self.binding = Some(binding);
+        self.kit.sources = binding.compact();
+        self.kit.values = vec![NullableDatum { value: Datum::from(0), isnull: true }; self.kit.sources.len()];
+        self.kit.batch = binding.batch();
+        self.kit.binding = Some(binding);
         Ok(true)
     }
 
     /// Notes which attributes of the input the values are, so that `take` may read them from there.
     pub(super) fn read_attributes(&mut self, attribute: impl Fn(usize) -> usize) {
-        if self.binding.as_ref().is_some_and(Binding::is_float4_row) {
-            self.attributes = self.sources.iter().map(|source| attribute(*source)).collect();
+        if self.kit.binding.as_ref().is_some_and(Binding::is_float4_row) {
+            self.kit.attributes = self.kit.sources.iter().map(|source| attribute(*source)).collect();
         }
     }
 
@@ -173,16 +192,16 @@ impl Lane {
     /// Both arrays have the attributes that `read_attributes` was told of.
     #[inline(always)]
     pub(super) unsafe fn take(&mut self, values: *const Datum, nulls: *const bool, place: usize) -> bool {
-        let [Column::Float32(column)] = self.batch.columns.as_mut_slice() else { return false };
-        let (width, rows) = (self.attributes.len(), self.batch.rows);
+        let [Column::Float32(column)] = self.kit.batch.columns.as_mut_slice() else { return false };
+        let (width, rows) = (self.kit.attributes.len(), self.kit.batch.rows);
         let begin = column.len();
         // Buffers are made, and full batches sent, by `gather`.
         if width == 0
-            || rows + 1 >= self.room
-            || self.rows.ran.len() + 1 >= self.runner.batch_size
+            || rows + 1 >= self.kit.room
+            || self.kit.rows.ran.len() + 1 >= self.runner.batch_size
             || column.capacity() - begin < width
-            || self.places.len() == self.places.capacity()
-            || self.rows.ran.len() == self.rows.ran.capacity()
+            || self.kit.places.len() == self.kit.places.capacity()
+            || self.kit.rows.ran.len() == self.kit.rows.ran.capacity()
         {
             return false;
         }
@@ -190,7 +209,7 @@ impl Lane {
         unsafe {
             let to = column.as_mut_ptr().add(begin);
             let mut null = false;
-            for (i, attribute) in self.attributes.iter().enumerate() {
+            for (i, attribute) in self.kit.attributes.iter().enumerate() {
                 null |= *nulls.add(*attribute);
                 *to.add(i) = f32::from_bits((*values.add(*attribute)).value() as u32);
             }
@@ -199,20 +218,20 @@ impl Lane {
             }
             column.set_len(begin + width);
         }
-        self.rows.ran.push(true);
-        self.places.push(place as u32);
-        self.batch.rows = rows + 1;
+        self.kit.rows.ran.push(true);
+        self.kit.places.push(place as u32);
+        self.kit.batch.rows = rows + 1;
         true
     }
 
     /// Where the values of the next row go, in the order of `sources`.
     pub(super) fn values(&mut self) -> &mut [NullableDatum] {
-        &mut self.values
+        &mut self.kit.values
     }
 
     /// A row that tells no type: it is NULL, or an error.
     pub(super) fn skip(&mut self) -> Result<()> {
-        if self.runner.version.options.on_null == pg_predict_engine::options::OnNull::Error {
+        if self.kit.terms.version.options.on_null == pg_predict_engine::options::OnNull::Error {
             return Err(Error::NullRow { model: self.label().to_owned() });
         }
         self.runner.count(1, 1, 0);
@@ -221,58 +240,59 @@ impl Lane {
 
     /// Gathers the row whose values were put into `values()`; its place in the window is `place`.
     pub(super) fn gather(&mut self, place: usize) -> Result<bool> {
-        let Some(binding) = self.binding.as_mut() else { return Ok(false) };
-        if self.batch.rows >= self.room {
-            let fit = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
+        let Some(binding) = self.kit.binding.as_mut() else { return Ok(false) };
+        if self.kit.batch.rows >= self.kit.room {
+            let fit = self.runner.max_bytes / Binding::row_bytes(&self.kit.batch).max(1);
             let more = self
+                .kit
                 .room
                 .clamp(FIRST_ROWS, 4096)
                 .min(self.runner.batch_size)
-                .min(fit.saturating_sub(self.batch.rows))
+                .min(fit.saturating_sub(self.kit.batch.rows))
                 .max(1);
-            binding.reserve(&mut self.batch, more)?;
+            binding.reserve(&mut self.kit.batch, more)?;
             let full = |_| pg_predict_engine::Error::OutOfMemory { what: "a batch".into(), bytes: 5 * more };
-            self.places.try_reserve(more).map_err(full)?;
-            self.rows.ran.try_reserve(more).map_err(full)?;
-            self.room = self.batch.rows + more;
+            self.kit.places.try_reserve(more).map_err(full)?;
+            self.kit.rows.ran.try_reserve(more).map_err(full)?;
+            self.kit.room = self.kit.batch.rows + more;
         }
-        let before = self.rows.ran.len();
-        match binding.gather(&self.values, &mut self.batch, &mut self.rows) {
-            Ok(reason) => self.bad.extend(reason.map(|reason| (before, reason))),
+        let before = self.kit.rows.ran.len();
+        match binding.gather(&self.kit.values, &mut self.kit.batch, &mut self.kit.rows) {
+            Ok(reason) => self.kit.bad.extend(reason.map(|reason| (before, reason))),
             Err(error) => {
                 // What was written of the row goes.
-                self.batch.undo();
-                self.rows.ran.truncate(before);
+                self.kit.batch.undo();
+                self.kit.rows.ran.truncate(before);
                 return Err(error);
             }
         }
-        self.places.push(place as u32);
-        let large = binding.varies() && self.batch.bytes() > self.runner.max_bytes;
-        let full = self.runner.max_bytes / Binding::row_bytes(&self.batch).max(1);
-        Ok(self.rows.ran.len() >= self.runner.batch_size || large || self.batch.rows >= full.max(1))
+        self.kit.places.push(place as u32);
+        let large = binding.varies() && self.kit.batch.bytes() > self.runner.max_bytes;
+        let full = self.runner.max_bytes / Binding::row_bytes(&self.kit.batch).max(1);
+        Ok(self.kit.rows.ran.len() >= self.runner.batch_size || large || self.kit.batch.rows >= full.max(1))
     }
 
     /// Sends the rows gathered on their way; runs that are short are made at once.
     pub(super) fn send(&mut self, window: usize, windows: &mut [Window], counters: &mut Counters) -> Result<()> {
-        if self.rows.ran.is_empty() {
+        if self.kit.rows.ran.is_empty() {
             return Ok(());
         }
-        counters.rows += self.rows.ran.len() as u64;
-        let bytes = self.batch.bytes();
+        counters.rows += self.kit.rows.ran.len() as u64;
+        let bytes = self.kit.batch.bytes();
         counters.peak = counters.peak.max(bytes as u64);
-        let bad = std::mem::take(&mut self.bad);
-        let run = self.batch.rows;
+        let bad = std::mem::take(&mut self.kit.bad);
+        let run = self.kit.batch.rows;
         if run == 0 || self.runner.is_short(run) {
             self.arrive(windows, counters)?;
             let (ran, took) =
-                if run == 0 { (self.runner.nothing(), Took::default()) } else { self.runner.run_here(&self.batch)? };
+                if run == 0 { (self.runner.nothing(), Took::default()) } else { self.runner.run_here(&self.kit.batch)? };
             let mut flight =
-                Flight { rows: std::mem::take(&mut self.rows), bad, places: std::mem::take(&mut self.places), window };
+                Flight { rows: std::mem::take(&mut self.kit.rows), bad, places: std::mem::take(&mut self.kit.places), window };
             let result = self.scatter(&mut flight, &ran, run, took, windows, counters);
-            self.batch.clear();
+            self.kit.batch.clear();
             flight.rows.clear();
             flight.places.clear();
-            (self.rows, self.places) = (flight.rows, flight.places);
+            (self.kit.rows, self.kit.places) = (flight.rows, flight.places);
             return result;
         }
         while !self.runner.has_room(bytes) {
@@ -280,14 +300,14 @@ impl Lane {
         }
         let (batch, rows, places) = self.spare.pop().unwrap_or_default();
         let batch = if batch.columns.is_empty() {
-            self.binding.as_ref().map(Binding::batch).unwrap_or_default()
+            self.kit.binding.as_ref().map(Binding::batch).unwrap_or_default()
         } else {
             batch
         };
-        self.room = 0;
-        let full = std::mem::replace(&mut self.batch, batch);
-        let rows = std::mem::replace(&mut self.rows, rows);
-        let places = std::mem::replace(&mut self.places, places);
+        self.kit.room = 0;
+        let full = std::mem::replace(&mut self.kit.batch, batch);
+        let rows = std::mem::replace(&mut self.kit.rows, rows);
+        let places = std::mem::replace(&mut self.kit.places, places);
         self.runner.submit(full)?;
         self.flights.push_back(Flight { rows, bad, places, window });
         Ok(())
@@ -330,15 +350,7 @@ impl Lane {
                 self.spare.push((batch, Rows::default(), Vec::new()));
             }
         }
-        self.batch.clear();
-        self.rows.clear();
-        self.places.clear();
-        self.bad.clear();
-    }
-
-    /// Ends what is under way.
-    pub(super) fn give_up(&mut self) {
-        self.runner.give_up();
+        self.kit.clear();
     }
 
     /// Puts the answers of a batch into the rows of its window.
@@ -383,7 +395,7 @@ impl Lane {
                 seen += usize::from(rows.ran[*row]);
                 rows.ran[*row] && seen == nth + 1
             }) {
-                let error = of_model(&self.runner.label)(error.clone());
+                let error = of_model(&self.kit.terms.label)(error.clone());
                 self.runner.count_failure(&error);
                 window.spoil(places[row] as usize, error);
                 count = *nth;
@@ -391,14 +403,14 @@ impl Lane {
             }
         }
         let mut encoded = None;
-        for answer in &self.answers {
+        for answer in &self.kit.answers {
             if let Some((column, width, element)) = answer.form.plain_numbers(&answer.layout, &ran.values) {
                 numbers(column, width, element, count, rows, places, answer.column, window);
                 continue;
             }
             let bytes = match &encoded {
                 Some(bytes) => bytes,
-                None => encoded.insert(chunk::encode(rows, &ran.values).map_err(of_model(&self.runner.label))?),
+                None => encoded.insert(chunk::encode(rows, &ran.values).map_err(of_model(&self.kit.terms.label))?),
             };
             let chunk = Chunk::parse(bytes)?;
             let mut nth = 0;

@@ -21,6 +21,7 @@ mod calls;
 mod exec;
 mod executor;
 mod explain;
+mod kit;
 mod lane;
 mod plan;
 mod recipe;

@@ -492,7 +492,7 @@ impl Rewrite {
             let mut below = (*limit).plan.lefttree;
             while is_ours(below) && (*below).qual.is_null() {
                 let scan = below.cast::<pg_sys::CustomScan>();
-                let mut recipe = Recipe::of(scan)?;
+                let mut recipe = Recipe::clone(&*Recipe::of(scan)?);
                 let add = |n: *mut Node| {
                     (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, pg_sys::copyObjectImpl(n.cast()));
                     length((*scan).custom_exprs) - 1

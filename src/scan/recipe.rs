@@ -1,6 +1,11 @@
 //! What the planner tells the executor of a BatchPredict node: kept in the plan as JSON, which can be copied, cached and sent
 //! to parallel workers.
 
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use lru::LruCache;
 use pgrx::pg_sys::{self, NodeTag};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +13,14 @@ use crate::error::{Error, Result};
 use crate::pg::form::Form;
 use crate::pg::node::{is, members};
 use crate::pg::text;
+
+/// Recipes that are kept.
+const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+
+thread_local! {
+    /// Recipes that were read, by their JSON.
+    static READ: RefCell<LruCache<String, Rc<Recipe>>> = RefCell::new(LruCache::new(KEPT));
+}
 
 /// A BatchPredict node, beyond its expressions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -65,8 +78,8 @@ impl Recipe {
         Ok(())
     }
 
-    /// Reads it from a plan node.
-    pub(super) fn of(scan: *const pg_sys::CustomScan) -> Result<Self> {
+    /// Reads it from a plan node; one that was read before is not parsed again.
+    pub(super) fn of(scan: *const pg_sys::CustomScan) -> Result<Rc<Self>> {
         let lost = || Error::Plan { reason: "the node has no recipe".to_owned() };
         // SAFETY: the list of a node of ours holds one string.
         let json = unsafe {
@@ -76,6 +89,14 @@ impl Recipe {
             }
             text::copied((*node).sval)
         };
-        serde_json::from_str(&json).map_err(|e| Error::Plan { reason: e.to_string() })
+        READ.with_borrow_mut(|read| {
+            if let Some(recipe) = read.get(&json) {
+                return Ok(Rc::clone(recipe));
+            }
+            let recipe: Rc<Self> =
+                Rc::new(serde_json::from_str(&json).map_err(|e| Error::Plan { reason: e.to_string() })?);
+            read.put(json, Rc::clone(&recipe));
+            Ok(recipe)
+        })
     }
 }
