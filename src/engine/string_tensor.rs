@@ -51,3 +51,29 @@ pub(crate) fn string_tensor(strings: &Strings, from: usize, len: usize, shape: &
     })?;
     Ok(tensor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::work;
+
+    #[test]
+    fn texts_come_back_as_they_went_in_and_a_zero_byte_is_refused() {
+        // Loads the library.
+        let _work = work("models/late.onnx");
+        let mut strings = Strings::default();
+        let long = "long ".repeat(100_000);
+        let texts =
+            ["", "JFK", "a text that is longer than what a string of C++ holds in itself", "é", &long, "", "JFK"];
+        texts.iter().for_each(|text| strings.push(text));
+        for (from, len) in [(0, texts.len()), (1, 3), (6, 1), (3, 0)] {
+            let tensor = string_tensor(&strings, from, len, &[len, 1]).unwrap();
+            let (_, back) = tensor.try_extract_strings().unwrap();
+            assert_eq!(back, texts[from..from + len]);
+        }
+        strings.push("zero \0 byte");
+        assert!(string_tensor(&strings, 6, 2, &[2]).is_err_and(|e| e.message().contains("zero byte")));
+        // ONNX Runtime refuses a shape of another number of texts.
+        assert!(string_tensor(&strings, 0, 2, &[3]).is_err());
+    }
+}

@@ -145,10 +145,15 @@ pub(crate) fn sees(places: &[Place]) -> bool {
                 return false;
             }
             let mut seen = false;
-            if (*(*relation).rd_rel).relfilenode == place.file && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine() {
+            if (*(*relation).rd_rel).relfilenode == place.file
+                && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
+            {
                 let Identity { xmin, block: (bi_hi, bi_lo), offset } = place.identity;
                 let mut tuple = pg_sys::HeapTupleData {
-                    t_self: pg_sys::ItemPointerData { ip_blkid: pg_sys::BlockIdData { bi_hi, bi_lo }, ip_posid: offset },
+                    t_self: pg_sys::ItemPointerData {
+                        ip_blkid: pg_sys::BlockIdData { bi_hi, bi_lo },
+                        ip_posid: offset,
+                    },
                     ..Default::default()
                 };
                 let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;

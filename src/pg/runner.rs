@@ -93,12 +93,7 @@ impl Runner {
         Self::with(terms, session, watch, Work::finding_failure)
     }
 
-    fn with(
-        terms: Arc<Terms>,
-        session: Arc<Session>,
-        watch: Watch,
-        adapt: impl FnOnce(Work) -> Work,
-    ) -> Result<Self> {
+    fn with(terms: Arc<Terms>, session: Arc<Session>, watch: Watch, adapt: impl FnOnce(Work) -> Work) -> Result<Self> {
         let work = Work::new(session, Arc::clone(&terms.version), Arc::clone(&terms.wanted));
         let pipeline = work.and_then(|work| Pipeline::new(adapt(work))).map_err(of_model(&terms.label))?;
         Ok(Self {

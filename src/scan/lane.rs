@@ -284,10 +284,17 @@ impl Lane {
         let run = self.kit.batch.rows;
         if run == 0 || self.runner.is_short(run) {
             self.arrive(windows, counters)?;
-            let (ran, took) =
-                if run == 0 { (self.runner.nothing(), Took::default()) } else { self.runner.run_here(&self.kit.batch)? };
-            let mut flight =
-                Flight { rows: std::mem::take(&mut self.kit.rows), bad, places: std::mem::take(&mut self.kit.places), window };
+            let (ran, took) = if run == 0 {
+                (self.runner.nothing(), Took::default())
+            } else {
+                self.runner.run_here(&self.kit.batch)?
+            };
+            let mut flight = Flight {
+                rows: std::mem::take(&mut self.kit.rows),
+                bad,
+                places: std::mem::take(&mut self.kit.places),
+                window,
+            };
             let result = self.scatter(&mut flight, &ran, run, took, windows, counters);
             self.kit.batch.clear();
             flight.rows.clear();
