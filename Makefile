@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift test-report bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-engine test-sql test-reference test-drift conformance test-fuzz test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -63,6 +63,9 @@ test-reference: install generated ## the models' answers against the reference a
 
 test-drift: install ## drift figures against numpy and scipy, on flights and loans
 	@tests/drift/run.sh
+
+test-report: install ## the report in a headless browser, against what SQL says; the dashboard's queries
+	@tests/report/run.sh
 
 test-fuzz: install ## random calls against a server, for a minute
 	@tests/fuzz/run.sh 60 1

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this project needs and this machine lacks: system packages, cargo-pgrx, the Python tools, ONNX Runtime.
-# It looks first and adds only what is missing, so a second run is quick and needs neither root nor network.
+# It looks first and adds only what is missing, so a second run is quick and needs neither root nor network. BROWSER=yes: a browser
+# too, for the tests of what is looked at.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$ROOT"
@@ -47,6 +48,13 @@ missing_tools() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || printf '%s\n' ca-certificates
 }
 
+# Those that only the tests of what is looked at need: one a line.
+missing_browser() {
+    have chromium && have chromedriver || printf '%s\n' chromium chromium-driver
+    have java || printf '%s\n' default-jre-headless
+    fc-list 2>/dev/null | grep -qi dejavu || printf '%s\n' fontconfig fonts-dejavu-core
+}
+
 # The server's packages that are missing for PostgreSQL $1: one a line.
 missing_server() {
     [ -x "/usr/lib/postgresql/$1/bin/postgres" ] || printf '%s\n' "postgresql-$1"
@@ -79,6 +87,7 @@ apt() {
 install_packages() {
     local major packages
     mapfile -t packages < <(missing_tools)
+    [ -z "${BROWSER:-}" ] || mapfile -t -O ${#packages[@]} packages < <(missing_browser)
     if [ "$PG_CONFIG" != pg_config ]; then
         find_postgres
         [ -x "$PG_BIN/postgres" ] || fail "$PG_CONFIG is of a PostgreSQL without a server: no $PG_BIN/postgres" "Install its server, or name another one."

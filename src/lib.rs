@@ -22,6 +22,7 @@ extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["predict"]);
 extension_sql_file!("../sql/trust.sql", name = "trust", requires = ["stats"]);
 extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["trust"]);
 extension_sql_file!("../sql/drift.sql", name = "drift", requires = ["trust"]);
+extension_sql_file!("../sql/report.sql", name = "report", requires = ["jobs", "drift"]);
 
 /// Called once by every process that loads the library, the postmaster too when it is preloaded: it must touch nothing
 /// of ONNX Runtime.
