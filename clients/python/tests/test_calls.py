@@ -19,7 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 import pg_predict
 
 LATE = Path(__file__).resolve().parents[3] / "models" / "late.onnx"
-QUERY = "SELECT id, 1::real AS month, 1::real AS day, sched AS sched_dep_time, sched + 200 AS sched_arr_time, 1000::real AS distance, 10::real AS hour, 'UA' AS carrier, 'EWR' AS origin, 'IAH' AS dest FROM (SELECT id, (500 + 10 * id)::real AS sched FROM generate_series(1, {}) id) s"  # fmt: skip
+QUERY = """
+    SELECT id, 1::real AS month, 1::real AS day, sched AS sched_dep_time, sched + 200 AS sched_arr_time, 1000::real AS distance, 10::real AS hour,
+           'UA' AS carrier, 'EWR' AS origin, 'IAH' AS dest
+      FROM (SELECT id, (500 + 10 * id)::real AS sched FROM generate_series(1, {}) id) s"""
 
 
 @pytest.fixture

@@ -72,12 +72,18 @@ def to_onnx(model: Any, sample: Any = None, tokenizer: Any = None) -> Converted:
     )
 
 
+def short(error: Exception) -> str:
+    """What an error says, without the pages that some bring."""
+    text = str(error).strip() or type(error).__name__
+    return text if len(text) <= 600 else text[:600] + " ..."
+
+
 def answer(predict: Callable[[], Any], of: str) -> Array:
     """What the library says; its error is about the sample."""
     try:
         return np.asarray(predict())
     except Exception as error:
-        raise SampleError(f"{of} does not take the sample: {error}") from error
+        raise SampleError(f"{of} does not take the sample: {short(error)}") from error
 
 
 def without_nan(sample: Sample, error: SampleError) -> SampleError:
@@ -144,7 +150,7 @@ def of_sklearn(model: Any, sample: Sample) -> Converted:
         told = wrong_kind(sample, model, SampleError(str(error)))
         if told.column is not None:
             raise told from error
-        raise ModelError(f"{of} cannot be turned into ONNX: {error}") from error
+        raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
     return Converted(proto.SerializeToString(), sample, expected, {} if by_column else {"features": sample.names})
 
 
@@ -256,7 +262,7 @@ def of_lightgbm(model: Any, sample: Sample) -> Converted:
     try:
         proto = convert(model, initial_types=[("x", types.FloatTensorType([None, x.shape[1]]))], zipmap=False, target_opset=15)
     except Exception as error:
-        raise ModelError(f"{of} cannot be turned into ONNX: {error}") from error
+        raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
     return Converted(proto.SerializeToString(), sample, expected, {"features": sample.names, "on_null": "nan"})
 
 
@@ -287,7 +293,7 @@ def of_xgboost(model: Any, sample: Sample) -> Converted:
     try:
         proto = convert(unnamed, initial_types=[("x", types.FloatTensorType([None, x.shape[1]]))], target_opset=15)
     except Exception as error:
-        raise ModelError(f"{of} cannot be turned into ONNX: {error}") from error
+        raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
     return Converted(proto.SerializeToString(), sample, expected, {"features": sample.names, "on_null": "nan"})
 
 
@@ -323,7 +329,7 @@ def of_torch(model: Any, sample: Sample) -> Converted:
             try:
                 said = model(*given)
             except Exception as error:
-                raise SampleError(f"{of} does not take the sample: {error}") from error
+                raise SampleError(f"{of} does not take the sample: {short(error)}") from error
             dynamic = tuple({0: torch.export.Dim("batch")} for _ in traced)
             try:
                 names = list(said) if isinstance(said, dict) else None
@@ -331,7 +337,7 @@ def of_torch(model: Any, sample: Sample) -> Converted:
                     names = [f"output_{i}" for i in range(1, len(said) + 1)]
                 program = torch.onnx.export(model, traced, input_names=arguments, output_names=names or ["output"], dynamic_shapes=dynamic, dynamo=True, verbose=False)
             except Exception as error:
-                raise ModelError(f"{of} cannot be turned into ONNX: {error}") from error
+                raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
     finally:
         model.train(was_training)
     outputs = list(said.values()) if isinstance(said, dict) else list(said) if isinstance(said, (tuple, list)) else [said]

@@ -1,9 +1,9 @@
 -- A promotion that is guarded: a version that answers golden rows otherwise is refused, one that agrees is promoted, and drift of
 -- the rows that come in is told of.
 --
---   psql -v root=REPOSITORY -f examples/promotion.sql
+--   psql -v root=REPOSITORY -f examples/promotion/promotion.sql
 \set schema example_promotion
-\ir start.sql
+\ir ../start.sql
 \set models :root '/models'
 \set load :models '/sql/load.sql'
 \o /dev/null

@@ -1,4 +1,4 @@
-"""Made examples/data/lines.csv.gz: lines of print as images, every other one upside down. Run by hand; needs Pillow 12.0.0.
+"""Made examples/images/lines.csv.gz: lines of print as images, every other one upside down. Run by hand; needs Pillow 12.0.0.
 
   make_lines.py OUT     each row: the text, whether it is upside down, its 48 x 192 gray pixels in hexadecimal, row by row
 """

@@ -1,10 +1,10 @@
 -- A nightly job: pg_cron runs it, it scores what is new or changed, commits as it goes, and says what it did.
 --
---   psql -v root=REPOSITORY -f examples/nightly.sql
+--   psql -v root=REPOSITORY -f examples/nightly/nightly.sql
 --
 -- Needs pg_cron in this database. Here the job runs each minute, so that one need not wait for the night.
 \set schema example_nightly
-\ir start.sql
+\ir ../start.sql
 CREATE EXTENSION IF NOT EXISTS pg_cron;
 \set models :root '/models'
 \set load :models '/sql/load.sql'

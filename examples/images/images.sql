@@ -1,14 +1,14 @@
 -- Images from bytea: which lines of print are upside down?
 --
---   psql -v root=REPOSITORY -f examples/images.sql
+--   psql -v root=REPOSITORY -f examples/images/images.sql
 --
 -- Needs target/models/text_line.onnx: make examples makes it. An image is 48 x 192 gray pixels, a byte each, as a bytea.
 \set schema example_images
-\ir start.sql
+\ir ../start.sql
 \setenv PG_PREDICT_ROOT :root
 
 CREATE TABLE lines (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, printed text, upside_down boolean, pixels bytea);
-\copy lines (printed, upside_down, pixels) FROM PROGRAM 'gzip -dc "$PG_PREDICT_ROOT"/examples/data/lines.csv.gz' WITH (FORMAT csv)
+\copy lines (printed, upside_down, pixels) FROM PROGRAM 'gzip -dc "$PG_PREDICT_ROOT"/examples/images/lines.csv.gz' WITH (FORMAT csv)
 
 -- The preparation of an image (gray to colour, bytes to numbers around 0) is part of the graph: SQL hands over what is stored.
 SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_text_line') m \gset

@@ -1,11 +1,11 @@
 -- Sentiment of 4,200 tweets, with a transformer, in one statement; and how often it agrees with the people who rated them.
 --
---   psql -v root=REPOSITORY -f examples/sentiment.sql
+--   psql -v root=REPOSITORY -f examples/sentiment/sentiment.sql
 --
 -- Needs target/models/tweet_sentiment.onnx and target/packages/minilm/tokenizer.json: make examples makes them. The files
 -- are read by psql, so this runs against a server elsewhere too.
 \set schema example_sentiment
-\ir start.sql
+\ir ../start.sql
 \setenv PG_PREDICT_ROOT :root
 
 CREATE TABLE tweets (id integer PRIMARY KEY, mean_sentiment float8, text text);
