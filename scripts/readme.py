@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Owns `make readme`: runs the SQL of README.md in order, in one psql session, against the output printed below each block.
+"""Owns `make readme`: runs the SQL of README.md and of the manual in order, in one psql session, against the output printed below
+each block.
 
-usage: scripts/cluster.sh run scripts/readme.py [--update] [FILE]
+usage: scripts/cluster.sh run scripts/readme.py [--update] [FILE..]
+
+Without files: README.md, then the pages of docs/ in the order of docs/SUMMARY.md. What a page makes, the next ones have.
 
 A block that opens with ```sql is followed by a block that opens with ```text, or with no language, which holds what psql
 prints, to the letter, errors included (blank lines at its end do not count). A block whose output is nobody's business stands
@@ -95,7 +98,7 @@ def run(found: list[Block]) -> list[str]:
     parts = re.split(rf"^{re.escape(mark)}\d+\n", done.stdout, flags=re.MULTILINE)[1:]
     if len(parts) != len(found):
         last = found[max(len(parts) - 1, 0)]
-        sys.exit(f"error: the session ended in the block of line {last.line} (an open quote, \\q, or a lost server?):\n{parts[-1] if parts else done.stdout}")
+        sys.exit(f"error: the session ended in the block of line {last.line}, `{last.sql[:60]}` (an open quote, \\q, or a lost server?):\n{parts[-1] if parts else done.stdout}")
     return [tidy(part) for part in parts]
 
 
@@ -108,45 +111,67 @@ def raised(output: str) -> bool:
     return re.search(r"^(ERROR|FATAL|PANIC):|^psql: error|^invalid command|^\\\w+: |^server closed the connection", output, re.MULTILINE) is not None
 
 
+def pages() -> list[Path]:
+    """README.md and the manual, in the reader's order."""
+    summary = (ROOT / "docs/SUMMARY.md").read_text(encoding="utf-8")
+    ordered = [ROOT / "docs" / name for name in re.findall(r"\]\(([^)]+\.md)\)", summary)]
+    # Those that a page takes in.
+    others = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path not in ordered]
+    return [ROOT / "README.md", *ordered, *others]
+
+
+@dataclass
+class Manual:
+    """A file, its blocks and what is to be rewritten in it."""
+
+    path: Path
+    text: str
+    found: list[Block]
+    updates: list[tuple[tuple[int, int], str]]
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     update = "--update" in arguments
     names = [argument for argument in arguments if argument != "--update"]
-    manual = Path(names[0]) if names else ROOT / "README.md"
-    text = manual.read_text(encoding="utf-8")
-    found = blocks(text)
-    if not found:
-        print(f"error: {manual} has no SQL block", file=sys.stderr)
+    manuals = []
+    for path in [Path(name) for name in names] or pages():
+        text = path.read_text(encoding="utf-8")
+        manuals.append(Manual(path, text, blocks(text), []))
+    if not any(manual.found for manual in manuals):
+        print("error: there is no SQL block", file=sys.stderr)
         return 1
     prepare()
-    outputs = run(found)
+    outputs = iter(run([block for manual in manuals for block in manual.found]))
 
-    passed, failures, updates = 0, 0, []
-    for block, output in zip(found, outputs, strict=True):
-        place = f"{manual.name}:{block.line}"
-        if block.output is not None:
-            printed = tidy(text[slice(*block.output)])
-            if output == printed:
-                passed += 1
-            elif update:
-                updates.append((block.output, output))
-            else:
+    passed, failures = 0, 0
+    for manual in manuals:
+        for block in manual.found:
+            output = next(outputs)
+            place = f"{manual.path.name}:{block.line}"
+            if block.output is not None:
+                printed = tidy(manual.text[slice(*block.output)])
+                if output == printed:
+                    passed += 1
+                elif update:
+                    manual.updates.append((block.output, output))
+                else:
+                    failures += 1
+                    print(f"FAILED {place}: psql prints something else")
+                    sys.stdout.writelines(difflib.unified_diff(printed.splitlines(True), output.splitlines(True), "printed in the manual", "printed by psql", n=2))
+            elif not block.succeeds:
                 failures += 1
-                print(f"FAILED {place}: psql prints something else")
-                sys.stdout.writelines(difflib.unified_diff(printed.splitlines(True), output.splitlines(True), "printed in the manual", "printed by psql", n=2))
-        elif not block.succeeds:
-            failures += 1
-            print(f"FAILED {place}: the block has no output below it, nor `{SUCCEEDS}` above it; psql prints:\n{output}", end="")
-        elif raised(output):
-            failures += 1
-            print(f"FAILED {place}: the block should succeed; psql prints:\n{output}", end="")
-        else:
-            passed += 1
-    for (start, end), output in reversed(updates):
-        text = text[:start] + output + text[end:]
-    if updates:
-        manual.write_text(text, encoding="utf-8")
-        print(f"{len(updates)} outputs rewritten in {manual}: read them before you keep them")
+                print(f"FAILED {place}: the block has no output below it, nor `{SUCCEEDS}` above it; psql prints:\n{output}", end="")
+            elif raised(output):
+                failures += 1
+                print(f"FAILED {place}: the block should succeed; psql prints:\n{output}", end="")
+            else:
+                passed += 1
+        for (start, end), output in reversed(manual.updates):
+            manual.text = manual.text[:start] + output + manual.text[end:]
+        if manual.updates:
+            manual.path.write_text(manual.text, encoding="utf-8")
+            print(f"{len(manual.updates)} outputs rewritten in {manual.path}: read them before you keep them")
     print(f"{passed} passed, {failures} failed")
     return 1 if failures else 0
 
