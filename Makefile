@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift test-report bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -82,13 +82,22 @@ test-tap: install generated ## tests/tap: whole servers: cancel, restart, dump, 
 test-postgres: install ## PostgreSQL's own regression suite, the same with the library preloaded as without
 	@tests/postgres/run.sh
 
+test-docs: install ## breaks the manual's reference on purpose: each difference from the code must be told
+	@tests/docs/run.sh
+
+test-client: install ## the Python package with real models of five libraries; fetches 3 GB, so not part of `make test`
+	@clients/python/run.sh
+
+docs: install ## builds the manual in target/docs; fails on a broken link and on what the reference lacks
+	@scripts/docs.sh
+
 bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 	@benches/run.sh
 
-examples: install ## runs the examples: sentiment, documents, images, a recommender, uploads, a promotion, a nightly job
+examples: install ## runs the examples: four stories, and dbt, Airflow, Spark, MLflow, Kubernetes, Python
 	@examples/run.sh
 
-readme: install generated ## runs every SQL block of README.md against its printed output
+readme: install generated ## runs every SQL block of README.md and docs/ against its printed output
 	@scripts/cluster.sh run -c shared_preload_libraries=pg_predict target/venv/bin/python scripts/readme.py
 
 models: ## makes models/ anew from public data
