@@ -145,7 +145,11 @@ pub(crate) fn sees(places: &[Place]) -> bool {
                 return false;
             }
             let mut seen = false;
-            if (*(*relation).rd_rel).relfilenode == place.file
+            // The end of the file may have been cut off; nobody cuts while the table is locked.
+            let blocks = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+            let block = u32::from(place.identity.block.0) << 16 | u32::from(place.identity.block.1);
+            if block < blocks
+                && (*(*relation).rd_rel).relfilenode == place.file
                 && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
             {
                 let Identity { xmin, block: (bi_hi, bi_lo), offset } = place.identity;

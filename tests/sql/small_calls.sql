@@ -89,6 +89,17 @@ EXECUTE b(7);
 CLUSTER predict.version USING version_pkey;
 EXECUTE b(7);
 
+-- A place that the file no longer has, once VACUUM has cut off its end.
+SELECT count(predict.set_alias('small', 'a' || n, 1)) FROM generate_series(1, 400) n;
+PREPARE last(int) AS SELECT predict('small@a400', a, b, c) FROM r WHERE id = $1;
+EXECUTE last(7);
+SELECT count(predict.drop_alias('small', 'a' || n)) FROM generate_series(1, 400) n;
+SELECT pg_relation_size('predict.alias') AS size \gset
+VACUUM (TRUNCATE) predict.alias;
+SELECT pg_relation_size('predict.alias') < :size AS "cut off";
+SELECT * FROM attempt('EXECUTE last(7)');
+EXECUTE point(7);
+
 -- A model that is dropped and made again with other bytes.
 SELECT predict.drop_model('small');
 SELECT * FROM attempt('EXECUTE point(8)');
