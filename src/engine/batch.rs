@@ -120,6 +120,12 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         self.columns.iter().map(Column::bytes).sum()
     }
+
+    /// Bytes that there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.columns.iter().map(Column::capacity).sum()
+    }
 }
 
 /// One output of a run, for all its rows.

@@ -615,7 +615,7 @@ fn infer_on_card(
             Column::Float16(v) => bind!(v, half::f16),
             Column::Bfloat16(v) => bind!(v, half::bf16),
             Column::String(s) => {
-                let tensor = string_tensor(s, feed.from, feed.len, &feed.shape).map_err(failed)?;
+                let tensor = string_tensor(s, feed.from, feed.len, &feed.shape)?;
                 binding.bind_input(feed.name, &tensor).map_err(failed)?;
             }
         }
@@ -724,7 +724,7 @@ fn tensor<'a>(column: &'a Column, from: usize, len: usize, shape: &[usize]) -> R
         Column::Bool(v) => view!(v),
         Column::Float16(v) => view!(v),
         Column::Bfloat16(v) => view!(v),
-        Column::String(s) => string_tensor(s, from, len, shape).map_err(failed)?.into(),
+        Column::String(s) => string_tensor(s, from, len, shape)?.into(),
     })
 }
 

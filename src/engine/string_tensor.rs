@@ -1,7 +1,7 @@
 //! Tensors of text: the one value that ONNX Runtime takes only as a copy. One of the engine's two `unsafe` blocks lives here.
 //!
-//! `ort` makes a C string of its own out of every text first, which costs a model of trees with three columns of text 7 % of its
-//! time. Here the texts of a run are laid into one buffer that is kept, each with its zero behind it, and copied from there.
+//! `ort` makes a C string of its own out of every text first, an allocation each. Here the texts of a run are
+//! laid into one buffer that is kept, each with its zero behind it, and copied from there.
 
 use std::cell::RefCell;
 use std::ffi::c_char;
@@ -10,44 +10,64 @@ use ort::memory::Allocator;
 use ort::value::{DynTensor, TensorElementType};
 use ort::{AsPointer, ortsys};
 
+use crate::error::{Error, Result};
 use crate::tensor::Strings;
 
+/// Texts, one behind the other, each with its zero, and where they begin.
+#[derive(Default)]
+struct Laid {
+    bytes: Vec<u8>,
+    places: Vec<*const c_char>,
+}
+
 thread_local! {
-    static LAID: RefCell<(Vec<u8>, Vec<*const c_char>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static LAID: RefCell<Laid> = RefCell::default();
 }
 
 /// The most bytes that are kept for the next run.
 const KEPT: usize = 4 << 20;
 
-/// The tensor of `len` texts from `from` on.
-pub(crate) fn string_tensor(strings: &Strings, from: usize, len: usize, shape: &[usize]) -> ort::Result<DynTensor> {
-    let mut tensor = DynTensor::new(&Allocator::default(), TensorElementType::String, shape.to_vec())?;
-    LAID.with_borrow_mut(|(bytes, places)| {
-        bytes.clear();
-        places.clear();
-        let texts = (from..from + len).map(|i| strings.get(i).as_bytes());
-        bytes.reserve(texts.clone().map(|text| text.len() + 1).sum());
+impl Laid {
+    fn lay<'a>(&mut self, texts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<()> {
+        self.bytes.clear();
+        self.places.clear();
+        let (count, size) = texts.clone().fold((0, 0), |(n, size), text| (n + 1, size + text.len() + 1));
+        let full = |_| Error::OutOfMemory { what: "texts of a run".into(), bytes: size + 8 * count };
+        self.bytes.try_reserve(size).map_err(full)?;
+        self.places.try_reserve(count).map_err(full)?;
         for text in texts {
             if text.contains(&0) {
-                return Err(ort::Error::new("a text with a zero byte cannot be an element of a tensor"));
+                let reason = "a text with a zero byte cannot be an element of a tensor".to_owned();
+                return Err(Error::Run { reason });
             }
-            bytes.extend_from_slice(text);
-            bytes.push(0);
-        }
-        let mut at = 0;
-        for i in from..from + len {
-            places.push(bytes[at..].as_ptr().cast());
-            at += strings.get(i).len() + 1;
-        }
-        // SAFETY: the tensor is one of text, and ONNX Runtime refuses another number of texts than it has elements; each place is
-        // the beginning of a text in `bytes` that ends with a zero, and `bytes` is not touched before the texts are copied.
-        unsafe {
-            ort::Error::result_from_status(ortsys![FillStringTensor](tensor.ptr_mut(), places.as_ptr(), places.len()))?;
-        }
-        if bytes.capacity() + 8 * places.capacity() > KEPT {
-            (*bytes, *places) = (Vec::new(), Vec::new());
+            // There is room for all of them, so none moves any more.
+            self.places.push(self.bytes.as_ptr_range().end.cast());
+            self.bytes.extend_from_slice(text);
+            self.bytes.push(0);
         }
         Ok(())
+    }
+}
+
+/// The tensor of `len` texts from `from` on.
+pub(crate) fn string_tensor(strings: &Strings, from: usize, len: usize, shape: &[usize]) -> Result<DynTensor> {
+    let failed = |e: ort::Error| Error::Run { reason: e.message().to_owned() };
+    let mut tensor =
+        DynTensor::new(&Allocator::default(), TensorElementType::String, shape.to_vec()).map_err(failed)?;
+    LAID.with_borrow_mut(|laid| {
+        let filled = laid.lay((from..from + len).map(|i| strings.get(i).as_bytes())).and_then(|()| {
+            // SAFETY: the tensor is one of text, and ONNX Runtime refuses another number of texts than it has elements; each
+            // place is the beginning of a text in `bytes` that ends with a zero, and `bytes` has not moved since and is not
+            // touched before the texts are copied.
+            unsafe {
+                let status = ortsys![FillStringTensor](tensor.ptr_mut(), laid.places.as_ptr(), laid.places.len());
+                ort::Error::result_from_status(status).map_err(failed)
+            }
+        });
+        if laid.bytes.capacity() + 8 * laid.places.capacity() > KEPT {
+            *laid = Laid::default();
+        }
+        filled
     })?;
     Ok(tensor)
 }
@@ -72,7 +92,10 @@ mod tests {
             assert_eq!(back, texts[from..from + len]);
         }
         strings.push("zero \0 byte");
-        assert!(string_tensor(&strings, 6, 2, &[2]).is_err_and(|e| e.message().contains("zero byte")));
+        assert!(
+            string_tensor(&strings, 6, 2, &[2])
+                .is_err_and(|e| matches!(e, Error::Run { reason } if reason.contains("zero byte")))
+        );
         // ONNX Runtime refuses a shape of another number of texts.
         assert!(string_tensor(&strings, 0, 2, &[3]).is_err());
     }

@@ -158,6 +158,12 @@ impl Strings {
     pub fn bytes(&self) -> usize {
         self.text.len() + 8 * self.ends.len()
     }
+
+    /// Bytes that there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.text.capacity() + 8 * self.ends.capacity()
+    }
 }
 
 /// A typed buffer of elements, in row order.
@@ -301,6 +307,12 @@ impl Column {
     #[must_use]
     pub fn bytes(&self) -> usize {
         each!(self, v => std::mem::size_of_val(v.as_slice()), s => s.bytes())
+    }
+
+    /// Bytes that there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        each!(self, v => v.capacity() * self.element().size(), s => s.capacity())
     }
 
     /// Copies the elements of these spans (start and length), in this order.

@@ -1,4 +1,4 @@
-//! What a small query leaves for the next one of its kind: how rows find the inputs of their model, and buffers.
+//! What a query leaves for the next one of its kind: how rows find the inputs of their model, and small buffers.
 //!
 //! A statement that scores one row by its key takes microseconds, most of which it would spend on finding out what the statement
 //! before it knew. A kit holds nothing of the query: no session, no memory of PostgreSQL, no right to use a model. It serves calls
@@ -20,8 +20,9 @@ use crate::scan::lane::Answer;
 
 /// Kits that a backend keeps.
 const KEPT: usize = 16;
-/// A query that made room for more rows was no small one.
+/// Buffers for more rows, or of more bytes, are not kept with it.
 const FEW_ROWS: usize = 64;
+const FEW_BYTES: usize = 64 << 10;
 
 /// How calls look that share their runs.
 #[derive(Debug, PartialEq)]
@@ -77,10 +78,12 @@ impl Kit {
         self.bad.clear();
     }
 
-    /// Keeps it for the next query, where it is of a small one.
+    /// Keeps it for the next query, without the buffers of a large one.
     pub(super) fn keep(mut self, look: Rc<Look>) {
-        if self.room > FEW_ROWS || !self.binding.as_ref().is_some_and(Binding::outlives_query) {
-            return;
+        let Some(binding) = self.binding.as_ref().filter(|binding| binding.outlives_query()) else { return };
+        if self.places.capacity() > FEW_ROWS || self.batch.capacity() > FEW_BYTES {
+            (self.batch, self.room) = (binding.batch(), 0);
+            (self.rows, self.places) = (Rows::default(), Vec::new());
         }
         self.clear();
         KITS.with_borrow_mut(|kits| {
