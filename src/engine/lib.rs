@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod cache;
+mod categories;
 pub mod chunk;
 pub mod device;
 pub mod error;

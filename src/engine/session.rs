@@ -20,6 +20,7 @@ use ort::value::{
 use parking_lot::Mutex;
 
 use crate::batch::{Keys, Maps};
+use crate::categories::{self, Categories};
 use crate::device::Device;
 use crate::error::{DeviceMissing, Error, Result};
 use crate::files::{Entry, Files};
@@ -65,7 +66,23 @@ enum Origin<'a> {
     File(&'a Path),
 }
 
+/// A file of more bytes is a model of other things than tables, and is loaded as it is.
+const LARGEST_TABLE_MODEL: u64 = 256 << 20;
+
 impl Origin<'_> {
+    /// The same model where texts that it only looks up go in as numbers, and their categories; none where it has no such
+    /// input.
+    fn by_number(&self) -> Option<(Vec<u8>, Vec<Categories>)> {
+        match self {
+            Self::Memory(model, external) => external.is_empty().then(|| categories::rewritten(model))?,
+            Self::File(path) => {
+                let size = std::fs::metadata(path).ok()?.len();
+                let model = (size <= LARGEST_TABLE_MODEL).then(|| std::fs::read(path).ok())??;
+                categories::rewritten(&model)
+            }
+        }
+    }
+
     /// Gives a builder the weights, and makes the session.
     fn commit(&self, builder: SessionBuilder) -> Result<ort::Result<ort::session::Session>> {
         Ok(match self {
@@ -126,6 +143,8 @@ impl Content {
 pub struct Session {
     inner: Mutex<ort::session::Session>,
     text: Option<Text>,
+    /// The inputs that take the numbers of categories where the model takes texts.
+    categories: Vec<Categories>,
     bytes: usize,
     /// Runs of cancelled queries that have not come back yet.
     abandoned: AtomicUsize,
@@ -378,6 +397,43 @@ impl Session {
     ) -> Result<Self> {
         let _inside = Inside::enter();
         let mut text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
+        let rewritten = origin.by_number().and_then(|(model, categories)| {
+            // Where ONNX Runtime would rather have the model as it was, it gets that.
+            let opened = Self::open(&Origin::Memory(&model, Vec::new()), config).ok()?;
+            Some((opened, categories))
+        });
+        let ((inner, fallback), categories) = match rewritten {
+            Some(rewritten) => rewritten,
+            None => (Self::open(origin, config)?, Vec::new()),
+        };
+        let card = match config.device {
+            Device::Cpu => None,
+            Device::Cuda(id) => Some(id),
+            Device::Auto => fallback.is_none().then_some(0),
+        };
+        // A model that fixes the number of tokens takes no longer text.
+        let ids = inner.inputs().iter().filter(|i| Source::of_tokens(i.name()).is_some());
+        let fixed = ids.filter_map(|i| i.dtype().tensor_shape()).find_map(|dims| match dims.as_ref() {
+            [_, n] if *n > 0 => usize::try_from(*n).ok(),
+            _ => None,
+        });
+        if let (Some(text), Some(most)) = (&mut text, fixed) {
+            text.limit(most)?;
+        }
+        Ok(Self {
+            inner: Mutex::new(inner),
+            text,
+            categories,
+            bytes,
+            abandoned: AtomicUsize::new(0),
+            card,
+            fallback,
+            uncached: None,
+        })
+    }
+
+    /// Makes the session, and says why `auto` fell back to the processor, where it did.
+    fn open(origin: &Origin<'_>, config: &Config) -> Result<(ort::session::Session, Option<String>)> {
         let mut fallback = None;
         let builder = match config.device {
             Device::Cpu => builder(config)?,
@@ -408,29 +464,7 @@ impl Session {
                 });
             }
         };
-        let card = match config.device {
-            Device::Cpu => None,
-            Device::Cuda(id) => Some(id),
-            Device::Auto => fallback.is_none().then_some(0),
-        };
-        // A model that fixes the number of tokens takes no longer text.
-        let ids = inner.inputs().iter().filter(|i| Source::of_tokens(i.name()).is_some());
-        let fixed = ids.filter_map(|i| i.dtype().tensor_shape()).find_map(|dims| match dims.as_ref() {
-            [_, n] if *n > 0 => usize::try_from(*n).ok(),
-            _ => None,
-        });
-        if let (Some(text), Some(most)) = (&mut text, fixed) {
-            text.limit(most)?;
-        }
-        Ok(Self {
-            inner: Mutex::new(inner),
-            text,
-            bytes,
-            abandoned: AtomicUsize::new(0),
-            card,
-            fallback,
-            uncached: None,
-        })
+        Ok((inner, fallback))
     }
 
     /// Its tokenizer.
@@ -454,6 +488,22 @@ impl Session {
     #[must_use]
     pub fn uncached(&self) -> Option<&str> {
         self.uncached.as_deref()
+    }
+
+    /// The categories of an input that takes their numbers.
+    fn categories_of(&self, input: &str) -> Option<&Categories> {
+        self.categories.iter().find(|c| c.input == input)
+    }
+
+    /// What goes into a run: as it is, or the numbers of categories.
+    fn encoded<'a>(&self, feed: &'a Feed<'_>) -> Result<(Cow<'a, Column>, usize)> {
+        let column: &Column = &feed.column;
+        Ok(match (column, self.categories_of(feed.name)) {
+            (Column::String(texts), Some(categories)) => {
+                (Cow::Owned(Column::Int64(categories.numbers(texts, feed.from, feed.len)?)), 0)
+            }
+            _ => (Cow::Borrowed(column), feed.from),
+        })
     }
 
     /// A stop whose runs give memory back.
@@ -503,7 +553,10 @@ impl Session {
             match ty {
                 ValueType::Tensor { ty, shape, dimension_symbols } => declared.inputs.push(DeclaredInput {
                     name: input.name().to_owned(),
-                    element: element_type(*ty)?,
+                    element: match self.categories_of(input.name()) {
+                        Some(_) => ElementType::String,
+                        None => element_type(*ty)?,
+                    },
                     dims: shape.to_vec(),
                     symbols: dimension_symbols.iter().map(ToString::to_string).collect(),
                 }),
@@ -548,16 +601,15 @@ impl Session {
     /// Runs the model once and copies out its outputs, those whose place in `wanted` is true.
     pub(crate) fn infer(&self, feeds: &[Feed<'_>], wanted: Option<&[bool]>, stop: &Stop) -> Result<Vec<Got>> {
         let _inside = Inside::enter();
+        let encoded = feeds.iter().map(|feed| self.encoded(feed)).collect::<Result<Vec<_>>>()?;
         let mut session = self.inner.lock();
         if let Some(card) = self.card {
-            return infer_on_card(&mut session, card, feeds, wanted, stop);
+            return infer_on_card(&mut session, card, feeds, &encoded, wanted, stop);
         }
         let inputs = feeds
             .iter()
-            .map(|feed| {
-                let column: &Column = &feed.column;
-                Ok((Cow::from(feed.name), tensor(column, feed.from, feed.len, &feed.shape)?))
-            })
+            .zip(&encoded)
+            .map(|(feed, (column, from))| Ok((Cow::from(feed.name), tensor(column, *from, feed.len, &feed.shape)?)))
             .collect::<Result<Vec<_>>>()?;
         without_denormals(|| {
             let outputs =
@@ -574,6 +626,7 @@ fn infer_on_card(
     session: &mut ort::session::Session,
     card: i32,
     feeds: &[Feed<'_>],
+    encoded: &[(Cow<'_, Column>, usize)],
     wanted: Option<&[bool]>,
     stop: &Stop,
 ) -> Result<Vec<Got>> {
@@ -591,16 +644,15 @@ fn infer_on_card(
         .collect();
     let memory = Allocator::new(session, pinned(MemoryType::CPUInput)?).map_err(failed)?;
     let mut binding = session.create_binding().map_err(failed)?;
-    for feed in feeds {
-        let column: &Column = &feed.column;
+    for (feed, (column, from)) in feeds.iter().zip(encoded) {
         macro_rules! bind {
             ($v:expr, $t:ty) => {{
                 let mut tensor = Tensor::<$t>::new(&memory, feed.shape.clone()).map_err(failed)?;
-                tensor.extract_tensor_mut().1.copy_from_slice(&$v[feed.from..feed.from + feed.len]);
+                tensor.extract_tensor_mut().1.copy_from_slice(&$v[*from..*from + feed.len]);
                 binding.bind_input(feed.name, &tensor).map_err(failed)?;
             }};
         }
-        match column {
+        match &**column {
             Column::Float32(v) => bind!(v, f32),
             Column::Float64(v) => bind!(v, f64),
             Column::Int8(v) => bind!(v, i8),
@@ -615,7 +667,7 @@ fn infer_on_card(
             Column::Float16(v) => bind!(v, half::f16),
             Column::Bfloat16(v) => bind!(v, half::bf16),
             Column::String(s) => {
-                let tensor = string_tensor(s, feed.from, feed.len, &feed.shape)?;
+                let tensor = string_tensor(s, *from, feed.len, &feed.shape)?;
                 binding.bind_input(feed.name, &tensor).map_err(failed)?;
             }
         }
@@ -907,6 +959,77 @@ mod tests {
             for (i, together) in together.iter().enumerate() {
                 let alone = numbers(&all(&work, &part(&batch, i, 1))[0])[0];
                 assert!((alone - together).abs() <= 1e-3 * together.abs() + 1e-5, "{path} row {i}");
+            }
+        }
+    }
+
+    /// The same work where texts go in as texts.
+    fn as_texts(path: &str, work: &Work) -> Work {
+        let bytes = model(path);
+        let (inner, _) = Session::open(&Origin::Memory(&bytes, Vec::new()), &config(Device::Cpu)).unwrap();
+        let session = Session::load(Content::of(bytes), &Options::default(), &config(Device::Cpu)).unwrap();
+        let session = Session { inner: Mutex::new(inner), categories: Vec::new(), ..session };
+        let mut as_texts = work.clone();
+        as_texts.session = Arc::new(session);
+        as_texts
+    }
+
+    fn texts(rows: &[&str]) -> Column {
+        let mut texts = Strings::default();
+        rows.iter().for_each(|row| texts.push(row));
+        Column::String(texts)
+    }
+
+    #[test]
+    fn categories_go_in_as_numbers_and_nothing_else_changes() {
+        let names = |work: &Work| -> Vec<String> { work.session.categories.iter().map(|c| c.input.clone()).collect() };
+        let path = "tests/models/categories.onnx";
+        let by_number = work(path);
+        // Not those of which more is done.
+        assert_eq!(names(&by_number), ["colour", "size"]);
+        let inputs = &by_number.version.signature.inputs;
+        assert!(inputs.iter().all(|i| i.element == ElementType::String));
+        let long = "L".repeat(1000);
+        let columns = vec![
+            texts(&["red", "", "grün", "Red", "gru", "red "]),
+            texts(&["S", "M", "L", "XL", &long, ""]),
+            texts(&["a", "b", "c", "", "a", "b"]),
+            texts(&["yes", "no", "no", "yes", "yes", "no"]),
+            texts(&["a", "b", "c", "a", "b", "a"]),
+        ];
+        let batch = Batch { rows: 6, columns, shapes: vec![Shapes::Same(vec![1]); 5] };
+        let theirs = all(&as_texts(path, &by_number), &batch);
+        assert_eq!(all(&by_number, &batch), theirs);
+        assert_eq!(numbers(&theirs[2]), [9.0, 9.0, 0.5, 1.5, 9.0, 9.0]);
+        // What is no category still fails where the model wants one.
+        let mut wrong = batch;
+        wrong.columns[3] = texts(&["yes", "no", "maybe", "yes", "yes", "no"]);
+        for work in [&by_number, &as_texts(path, &by_number)] {
+            let error = work.run(&wrong, &Stop::new().unwrap()).unwrap_err();
+            assert!(matches!(&error, Error::Run { reason } if reason.contains("Unknown Category")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_categories_of_real_models_are_found() {
+        for (path, count) in [
+            ("models/late.onnx", 3),
+            ("models/credit.onnx", 5),
+            ("models/credit_zipmap.onnx", 5),
+            ("tests/models/tap_words.onnx", 1),
+            ("tests/models/text.onnx", 0),
+            ("tests/models/types.onnx", 0),
+            ("models/diamonds.onnx", 0),
+        ] {
+            let bytes = model(path);
+            let found = categories::rewritten(&bytes).map_or(0, |(_, categories)| categories.len());
+            assert_eq!(found, count, "{path}");
+            // Damaged bytes are never worse than no model.
+            for n in 0..bytes.len().min(4096) {
+                let _ = categories::rewritten(&bytes[..n]);
+                let mut flipped = bytes[..bytes.len().min(8192)].to_vec();
+                flipped[n] ^= 0x55;
+                let _ = categories::rewritten(&flipped);
             }
         }
     }

@@ -584,22 +584,36 @@ impl Binding {
         }
     }
 
-    /// Where the float4 arguments are that make up a row as they are, and those that are carried with it: where that is all there is
-    /// to a row that is not NULL.
-    pub(crate) fn plain_row(&self) -> Option<(Vec<usize>, Vec<usize>, carry::Form)> {
-        if !self.all_float4 {
-            return None;
-        }
+    /// How a row goes into the inputs that is single values, and where the arguments are that are carried with it and how: where that is
+    /// all there is to a row without NULLs.
+    pub(crate) fn plain_row(&self) -> Option<(Direct, Vec<usize>, carry::Form)> {
+        let direct = self.direct(|source| source)?;
         match &self.composite {
-            None => Some((self.sources.clone(), Vec::new(), carry::Form::default())),
-            Some(c) if c.spread => c.form.clone().map(|form| (self.sources.clone(), c.carried.clone(), form)),
-            Some(_) => None,
+            None => Some((direct, Vec::new(), carry::Form::default())),
+            Some(c) => c.form.clone().map(|form| (direct, c.carried.clone(), form)),
         }
     }
 
-    /// Whether a row is float4 values alone, which go into one float32 input as they are.
-    pub(crate) fn is_float4_row(&self) -> bool {
-        self.all_float4 && self.composite.is_none()
+    /// How a row goes into the inputs that is single values; `place` says where each of its sources is.
+    pub(crate) fn direct(&self, place: impl Fn(usize) -> usize) -> Option<Direct> {
+        if self.composite.as_ref().is_some_and(|c| !c.spread) || self.features.is_empty() {
+            return None;
+        }
+        let mut steps = Vec::with_capacity(self.features.len());
+        for feature in &self.features {
+            let Convert::Scalar(write) = feature.convert else { return None };
+            // One function for one pair of types: its address tells the pair.
+            let is = |oid, element| writer(oid, element).is_some_and(|w| std::ptr::fn_addr_eq(w, write));
+            let how = if is(pg_sys::FLOAT4OID, ElementType::Float32) {
+                How::Float4
+            } else if is(pg_sys::TEXTOID, ElementType::String) {
+                How::Text
+            } else {
+                How::By(write)
+            };
+            steps.push(Step { place: place(feature.source), input: feature.input, how });
+        }
+        Some(Direct { steps, all_float4: self.all_float4 })
     }
 
     /// Whether it holds nothing that goes with the query: single values alone, by functions that need no state.
@@ -736,6 +750,70 @@ impl Binding {
             carry(composite, rows);
         }
         Ok(gathered)
+    }
+}
+
+/// How one value gets into its input.
+#[derive(Clone, Copy)]
+enum How {
+    Float4,
+    Text,
+    By(Write),
+}
+
+/// One value of a row: where it is, and where it goes.
+struct Step {
+    place: usize,
+    input: usize,
+    how: How,
+}
+
+/// How a row goes into the inputs that is single values and has no NULL: nothing is decided per row but by what the values are.
+pub(crate) struct Direct {
+    steps: Vec<Step>,
+    all_float4: bool,
+}
+
+impl Direct {
+    /// Writes a row and gives the bytes of its texts; the caller counts it. None, and nothing is written, where it is one that needs
+    /// more than this: a NULL, a text that is not inline, a value that does not fit.
+    #[inline(always)]
+    pub(crate) fn write(&self, batch: &mut Batch, value: impl Fn(usize) -> Option<Datum>) -> Option<usize> {
+        if let (true, [Column::Float32(column)]) = (self.all_float4, batch.columns.as_mut_slice()) {
+            let before = column.len();
+            let mut null = false;
+            column.extend(self.steps.iter().map(|step| {
+                let value = value(step.place);
+                null |= value.is_none();
+                value.map_or(0.0, float4)
+            }));
+            if null {
+                column.truncate(before);
+                return None;
+            }
+            return Some(0);
+        }
+        let mut texts = 0;
+        for step in &self.steps {
+            let written = match (value(step.place), &step.how, &mut batch.columns[step.input]) {
+                (Some(datum), How::Float4, Column::Float32(v)) => {
+                    v.push(float4(datum));
+                    true
+                }
+                (Some(datum), How::Text, Column::String(v)) => text::inline(datum).is_some_and(|text| {
+                    texts += text.len();
+                    v.push(text);
+                    true
+                }),
+                (Some(datum), How::By(write), column) => matches!(write(datum, column), Ok(true)),
+                _ => false,
+            };
+            if !written {
+                batch.undo();
+                return None;
+            }
+        }
+        Some(texts)
     }
 }
 

@@ -15,7 +15,6 @@ use pg_predict_engine::options::OnNull;
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::Ran;
 use pg_predict_engine::session::Session;
-use pg_predict_engine::tensor::Column;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
@@ -23,7 +22,7 @@ use crate::error::{Error, Result, of_model};
 use crate::guc;
 use crate::pg::call::Call;
 use crate::pg::carry;
-use crate::pg::convert::{Binding, Carried};
+use crate::pg::convert::{Binding, Carried, Direct};
 use crate::pg::emit;
 use crate::pg::exchange::Parcel;
 use crate::pg::results::{Faults, Layout, Results};
@@ -249,8 +248,9 @@ pub(crate) struct Group {
     reference: Vec<u8>,
     batch: Batch,
     rows: Rows,
-    /// Rows that the buffers have room for.
+    /// Rows that the buffers have room for, and bytes of texts that their batch may still take.
     room: usize,
+    left: usize,
     /// Rows that came before the first that told the row type; all NULL.
     unbound: usize,
     bound: bool,
@@ -263,8 +263,7 @@ pub(crate) struct Group {
 
 /// Where the values of rows are that go into the tensor as they are, of calls that all name the same model.
 struct PlainRow {
-    /// The float4 arguments that are a row of the only input.
-    features: Vec<usize>,
+    direct: Direct,
     /// The arguments that are carried, and how.
     carried: Vec<usize>,
     form: carry::Form,
@@ -281,6 +280,7 @@ impl Group {
             batch: Batch::default(),
             rows: Rows::default(),
             room: 0,
+            left: 0,
             unbound: 0,
             bound: false,
             results: None,
@@ -310,29 +310,24 @@ impl Group {
         Ok(())
     }
 
-    /// Takes a row whose values are float4 right into the tensor, and what it carries along. False, and nothing is done, where it is
-    /// not such a row, one of its values is NULL, or it is the last that there is room for.
+    /// Takes a row right into the tensors, and what it carries along. False, and nothing is done, where it has a NULL or a value that
+    /// does not go in as it is, or is the last that there is room for.
     #[inline]
     pub(crate) fn take(&mut self, arguments: &[pg_sys::NullableDatum]) -> bool {
-        let (Some(plain), [Column::Float32(column)]) = (&self.plain, self.batch.columns.as_mut_slice()) else {
-            return false;
-        };
+        let Some(plain) = &self.plain else { return false };
         if self.batch.rows + 1 >= self.room || self.rows.ran.len() + 1 >= plain.limit {
             return false;
         }
         if plain.carried.iter().any(|i| arguments[*i].isnull) {
             return false;
         }
-        let before = column.len();
-        let mut null = false;
-        column.extend(plain.features.iter().map(|i| {
-            null |= arguments[*i].isnull;
-            f32::from_bits(arguments[*i].value.value() as u32)
-        }));
-        if null {
-            column.truncate(before);
+        let value = |i: usize| (!arguments[i].isnull).then_some(arguments[i].value);
+        let Some(texts) = plain.direct.write(&mut self.batch, value) else { return false };
+        let Some(left) = self.left.checked_sub(texts) else {
+            self.batch.undo();
             return false;
-        }
+        };
+        self.left = left;
         self.rows.ran.push(true);
         self.batch.rows += 1;
         if !plain.carried.is_empty() {
@@ -356,8 +351,8 @@ impl Group {
             self.bound = true;
             let limit = site.runner.batch_size;
             if let Some(binding) = site.binding.as_mut() {
-                self.plain = binding.plain_row().filter(|_| constant).map(|(features, carried, form)| PlainRow {
-                    features,
+                self.plain = binding.plain_row().filter(|_| constant).map(|(direct, carried, form)| PlainRow {
+                    direct,
                     carried,
                     form,
                     limit,
@@ -386,7 +381,13 @@ impl Group {
         if let Some(reason) = binding.gather(&call.arguments()[row.first..], &mut self.batch, &mut self.rows)? {
             self.bad.push((self.rows.ran.len() - 1, reason));
         }
-        let large = binding.varies() && self.batch.bytes() > max_bytes;
+        let mut large = false;
+        if binding.varies() {
+            // The places of the texts that there is room for count, too.
+            let rest = (self.room - self.batch.rows.min(self.room)) * Binding::row_bytes(&self.batch);
+            self.left = max_bytes.saturating_sub(self.batch.bytes() + rest);
+            large = self.batch.bytes() > max_bytes;
+        }
         if self.rows.ran.len() >= limit || self.rows.carried.len() > max_bytes || large {
             self.flush(&mut site, call)?;
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
 
+use once_cell::sync::OnceCell;
 use pgrx::pg_sys::{self, Datum};
 
 use crate::error::{Error, Result};
@@ -35,9 +36,20 @@ fn varlena_inline<'a>(datum: Datum) -> Option<&'a [u8]> {
     }
 }
 
+/// Whether the database's encoding is UTF-8. A backend has one database, so it is asked for once: a call into PostgreSQL costs
+/// more than a short text.
+#[inline]
 fn is_utf8() -> bool {
-    // SAFETY: reads a variable.
-    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+    static KNOWN: OnceCell<bool> = OnceCell::new();
+    KNOWN.get().copied().unwrap_or_else(|| {
+        // SAFETY: reads variables.
+        let (utf8, connected) = unsafe {
+            let utf8 = pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32;
+            (utf8, pg_sys::MyDatabaseId != pg_sys::InvalidOid)
+        };
+        // The postmaster, from which backends inherit what it knows, has none.
+        if connected { *KNOWN.get_or_init(|| utf8) } else { utf8 }
+    })
 }
 
 /// A text that can go into an error. pgrx hands texts of errors on as UTF-8 whatever the database's encoding is: where
@@ -67,6 +79,13 @@ fn utf8<'a>(bytes: &'a [u8]) -> Result<Cow<'a, str>> {
 /// A text datum.
 pub(crate) fn text<'a>(datum: Datum) -> Result<Cow<'a, str>> {
     utf8(varlena_inline(datum).unwrap_or_else(|| varlena(datum)))
+}
+
+/// A text datum that can be read where it lies: it is inline, and UTF-8 as it is.
+#[inline]
+pub(crate) fn inline<'a>(datum: Datum) -> Option<&'a str> {
+    let bytes = varlena_inline(datum)?;
+    (bytes.is_ascii() || is_utf8()).then(|| std::str::from_utf8(bytes).ok())?
 }
 
 /// The bytes of a text datum as they are stored: to compare with others.

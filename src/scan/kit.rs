@@ -13,7 +13,7 @@ use pg_predict_engine::chunk::Rows;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{NullableDatum, Oid};
 
-use crate::pg::convert::Binding;
+use crate::pg::convert::{Binding, Direct};
 use crate::pg::form::Form;
 use crate::pg::runner::Terms;
 use crate::scan::lane::Answer;
@@ -45,15 +45,16 @@ pub(super) struct Kit {
     /// Where the values of a row are among the group's inputs.
     pub(super) sources: Vec<usize>,
     pub(super) values: Vec<NullableDatum>,
-    /// The attributes of the input that make up a row, where they are all that it takes and nothing has to be converted.
-    pub(super) attributes: Vec<usize>,
+    /// How a row goes from the attributes of the input into the tensors, where they are single values.
+    pub(super) direct: Option<Direct>,
     pub(super) batch: Batch,
     pub(super) rows: Rows,
     pub(super) bad: Vec<(usize, String)>,
     /// The rows' places in the window.
     pub(super) places: Vec<u32>,
-    /// Rows that the batch has room for.
+    /// Rows that the batch has room for, and bytes of texts that it may still take.
     pub(super) room: usize,
+    pub(super) left: usize,
 }
 
 thread_local! {
@@ -76,6 +77,7 @@ impl Kit {
         self.rows.clear();
         self.places.clear();
         self.bad.clear();
+        self.left = 0;
     }
 
     /// Keeps it for the next query, without the buffers of a large one.

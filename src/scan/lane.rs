@@ -107,12 +107,13 @@ impl Lane {
             binding: None,
             sources: Vec::new(),
             values: Vec::new(),
-            attributes: Vec::new(),
+            direct: None,
             batch: Batch::default(),
             rows: Rows::default(),
             bad: Vec::new(),
             places: Vec::new(),
             room: 0,
+            left: 0,
         }
     }
 
@@ -180,44 +181,35 @@ impl Lane {
 
     /// Notes which attributes of the input the values are, so that `take` may read them from there.
     pub(super) fn read_attributes(&mut self, attribute: impl Fn(usize) -> usize) {
-        if self.kit.binding.as_ref().is_some_and(Binding::is_float4_row) {
-            self.kit.attributes = self.kit.sources.iter().map(|source| attribute(*source)).collect();
-        }
+        let sources = &self.kit.sources;
+        self.kit.direct = self.kit.binding.as_ref().and_then(|b| b.direct(|i| attribute(sources[i])));
     }
 
-    /// Takes a row whose values are float4 and not NULL right into the tensor. False, and nothing is done, where it is not
-    /// such a row, or the last that the batch has room for.
+    /// Takes a row right into the tensors. False, and nothing is done, where it has a NULL or a value that does not go in as it is, or
+    /// is the last that the batch has room for.
     ///
     /// # Safety
     /// Both arrays have the attributes that `read_attributes` was told of.
     #[inline(always)]
     pub(super) unsafe fn take(&mut self, values: *const Datum, nulls: *const bool, place: usize) -> bool {
-        let [Column::Float32(column)] = self.kit.batch.columns.as_mut_slice() else { return false };
-        let (width, rows) = (self.kit.attributes.len(), self.kit.batch.rows);
-        let begin = column.len();
+        let Some(direct) = &self.kit.direct else { return false };
+        let rows = self.kit.batch.rows;
         // Buffers are made, and full batches sent, by `gather`.
-        if width == 0
-            || rows + 1 >= self.kit.room
+        if rows + 1 >= self.kit.room
             || self.kit.rows.ran.len() + 1 >= self.runner.batch_size
-            || column.capacity() - begin < width
             || self.kit.places.len() == self.kit.places.capacity()
             || self.kit.rows.ran.len() == self.kit.rows.ran.capacity()
         {
             return false;
         }
-        // SAFETY: the arrays have the attributes; the column has room for as many values.
-        unsafe {
-            let to = column.as_mut_ptr().add(begin);
-            let mut null = false;
-            for (i, attribute) in self.kit.attributes.iter().enumerate() {
-                null |= *nulls.add(*attribute);
-                *to.add(i) = f32::from_bits((*values.add(*attribute)).value() as u32);
-            }
-            if null {
-                return false;
-            }
-            column.set_len(begin + width);
-        }
+        // SAFETY: the arrays have the attributes.
+        let value = |i: usize| unsafe { (!*nulls.add(i)).then(|| *values.add(i)) };
+        let Some(texts) = direct.write(&mut self.kit.batch, value) else { return false };
+        let Some(left) = self.kit.left.checked_sub(texts) else {
+            self.kit.batch.undo();
+            return false;
+        };
+        self.kit.left = left;
         self.kit.rows.ran.push(true);
         self.kit.places.push(place as u32);
         self.kit.batch.rows = rows + 1;
@@ -267,8 +259,16 @@ impl Lane {
             }
         }
         self.kit.places.push(place as u32);
-        let large = binding.varies() && self.kit.batch.bytes() > self.runner.max_bytes;
-        let full = self.runner.max_bytes / Binding::row_bytes(&self.kit.batch).max(1);
+        let each = Binding::row_bytes(&self.kit.batch).max(1);
+        let mut large = false;
+        if binding.varies() {
+            let bytes = self.kit.batch.bytes();
+            // The places of the texts that there is room for count, too.
+            let rest = self.kit.room.saturating_sub(self.kit.batch.rows) * each;
+            self.kit.left = self.runner.max_bytes.saturating_sub(bytes + rest);
+            large = bytes > self.runner.max_bytes;
+        }
+        let full = self.runner.max_bytes / each;
         Ok(self.kit.rows.ran.len() >= self.runner.batch_size || large || self.kit.batch.rows >= full.max(1))
     }
 

@@ -303,6 +303,38 @@ def tensors():
             [tensor("states", FLOAT, [batch, sequence, 2]), tensor("total", FLOAT, [batch])],
             [constant("last", np.array([2], np.int64)), constant("one", np.array([1], np.int64))],
         )
+    categories()
+
+
+def categories():
+    """Texts that are only looked up (one, and one twice), and texts of which more is done (both, and what is strict)."""
+    text = TensorProto.STRING
+    ml = {"domain": "ai.onnx.ml"}
+    nodes = [
+        helper.make_node("OneHotEncoder", ["colour"], ["colours"], cats_strings=["red", "", "grün"], zeros=1, **ml),
+        helper.make_node(
+            "LabelEncoder", ["size"], ["place"], keys_strings=["S", "M", "L"], values_int64s=[30, 10, 20], default_int64=-7, **ml
+        ),
+        helper.make_node("LabelEncoder", ["size"], ["weight"], keys_strings=["L", "XL"], values_floats=[0.5, 1.5], default_float=9.0, **ml),
+        # Not only looked up: it is an output, too.
+        helper.make_node("LabelEncoder", ["both"], ["known"], keys_strings=["a", "b"], values_int64s=[1, 2], default_int64=0, **ml),
+        helper.make_node("Identity", ["both"], ["as_it_is"]),
+        # An unknown text is an error of the run.
+        helper.make_node("OneHotEncoder", ["strict"], ["stricts"], cats_strings=["yes", "no"], zeros=0, **ml),
+        # Which of two that are the same counts is for ONNX Runtime to say.
+        helper.make_node("OneHotEncoder", ["twice"], ["twices"], cats_strings=["a", "b", "a"], zeros=1, **ml),
+    ]
+    outputs = [
+        tensor("colours", FLOAT, [N, 1, 3]),
+        tensor("place", TensorProto.INT64, [N, 1]),
+        tensor("weight", FLOAT, [N, 1]),
+        tensor("known", TensorProto.INT64, [N, 1]),
+        tensor("as_it_is", text, [N, 1]),
+        tensor("stricts", FLOAT, [N, 1, 2]),
+        tensor("twices", FLOAT, [N, 1, 3]),
+    ]
+    inputs = [tensor(name, text, [N, 1]) for name in ("colour", "size", "both", "strict", "twice")]
+    save("categories", nodes, inputs, outputs, opsets=(("", 17), ("ai.onnx.ml", 3)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,298 @@
+//! Texts that are names of categories: they go into a run as numbers.
+//!
+//! A model of tables takes a column of texts only to look each of them up: `OneHotEncoder` and `LabelEncoder`, which
+//! exporters put right behind such an input. A tensor of texts costs an object of C++ for every element, and ONNX Runtime hashes each again.
+//! So the model that a session gets has been rewritten to take a number there, the category's place, and the look-up happens
+//! here, once. Users see no difference: the signature is that of the model as it was given, and an unknown category is none.
+//!
+//! The file is edited field by field, since messages that are decoded and encoded again would lose what is not declared here; the
+//! numbers of the fields are those of onnx.proto (github.com/onnx/onnx, `onnx.proto3`). What looks unusual in any way is left
+//! as it is.
+
+use std::collections::{HashMap, HashSet};
+
+use foldhash::fast::FixedState;
+use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+
+use crate::error::{Error, Result};
+use crate::tensor::Strings;
+
+/// An input that takes categories by their numbers.
+#[derive(Debug)]
+pub(crate) struct Categories {
+    pub(crate) input: String,
+    /// The number of each.
+    numbers: HashMap<Box<[u8]>, i64, FixedState>,
+}
+
+/// What an unknown category is: no category has it, so it falls to what the model does with unknown ones.
+const UNKNOWN: i64 = -1;
+
+impl Categories {
+    /// The numbers of `len` texts from `from` on.
+    pub(crate) fn numbers(&self, texts: &Strings, from: usize, len: usize) -> Result<Vec<i64>> {
+        let mut numbers = Vec::new();
+        let full = |_| Error::OutOfMemory { what: "categories of a run".into(), bytes: 8 * len };
+        numbers.try_reserve_exact(len).map_err(full)?;
+        numbers
+            .extend((from..from + len).map(|i| self.numbers.get(texts.get(i).as_bytes()).copied().unwrap_or(UNKNOWN)));
+        Ok(numbers)
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueInfo {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(message, optional, tag = "2")]
+    ty: Option<Type>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Type {
+    #[prost(message, optional, tag = "1")]
+    tensor: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(int32, optional, tag = "1")]
+    element: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Node {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, optional, tag = "4")]
+    op_type: Option<String>,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<Attribute>,
+    #[prost(string, optional, tag = "7")]
+    domain: Option<String>,
+}
+
+/// Of an attribute that holds a graph, that it does.
+#[derive(Clone, PartialEq, Message)]
+struct Attribute {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(int64, optional, tag = "3")]
+    i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    graph: Option<Vec<u8>>,
+    #[prost(int64, repeated, tag = "8")]
+    ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    strings: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    graphs: Vec<Vec<u8>>,
+    #[prost(int32, optional, tag = "20")]
+    kind: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Initializer {
+    #[prost(string, optional, tag = "8")]
+    name: Option<String>,
+    #[prost(int32, optional, tag = "14")]
+    data_location: Option<i32>,
+}
+
+/// `AttributeProto.INTS`, `TensorProto.STRING` and `TensorProto.INT64`.
+const INTS: i32 = 7;
+const STRING: i32 = 8;
+const INT64: u64 = 7;
+
+/// One field of a message.
+struct Field<'a> {
+    tag: u32,
+    /// With its key.
+    whole: &'a [u8],
+    /// Of a message, a text or bytes: what is in it.
+    content: &'a [u8],
+}
+
+/// The fields of a message; none where it is not one.
+fn fields(bytes: &[u8]) -> Option<Vec<Field<'_>>> {
+    let mut rest = bytes;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let begin = rest;
+        let (tag, wire) = decode_key(&mut rest).ok()?;
+        let mut content: &[u8] = &[];
+        match wire {
+            WireType::Varint => drop(decode_varint(&mut rest).ok()?),
+            WireType::ThirtyTwoBit => rest = rest.get(4..)?,
+            WireType::SixtyFourBit => rest = rest.get(8..)?,
+            WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+                (content, rest) = rest.split_at_checked(length)?;
+            }
+            WireType::StartGroup | WireType::EndGroup => return None,
+        }
+        found.push(Field { tag, whole: &begin[..begin.len() - rest.len()], content });
+    }
+    Some(found)
+}
+
+/// Appends a field that holds a message or bytes.
+fn put(tag: u32, content: &[u8], to: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, to);
+    encode_varint(content.len() as u64, to);
+    to.extend_from_slice(content);
+}
+
+/// A message with other contents for some of its fields: `change` gives them, or none for a field that stays as it is.
+fn edited(fields: &[Field<'_>], mut change: impl FnMut(&Field<'_>) -> Option<Vec<u8>>) -> Vec<u8> {
+    let mut to = Vec::with_capacity(fields.iter().map(|f| f.whole.len() + 16).sum());
+    for field in fields {
+        match change(field) {
+            Some(content) => put(field.tag, &content, &mut to),
+            None => to.extend_from_slice(field.whole),
+        }
+    }
+    to
+}
+
+/// The declaration of an input, with numbers for its elements.
+fn declared_as_numbers(input: &[u8]) -> Option<Vec<u8>> {
+    let input = fields(input)?;
+    let ty = fields(only(&input, 2)?)?;
+    let tensor = fields(only(&ty, 1)?)?;
+    let mut as_numbers = Vec::new();
+    for field in &tensor {
+        if field.tag == 1 {
+            encode_key(1, WireType::Varint, &mut as_numbers);
+            encode_varint(INT64, &mut as_numbers);
+        } else {
+            as_numbers.extend_from_slice(field.whole);
+        }
+    }
+    let ty = edited(&ty, |f| (f.tag == 1).then(|| as_numbers.clone()));
+    Some(edited(&input, |f| (f.tag == 2).then(|| ty.clone())))
+}
+
+/// What is in the only field of this tag.
+fn only<'a>(fields: &[Field<'a>], tag: u32) -> Option<&'a [u8]> {
+    let mut with = fields.iter().filter(|f| f.tag == tag);
+    let first = with.next()?;
+    with.next().is_none().then_some(first.content)
+}
+
+/// The attribute that holds the categories of a node that does nothing but look them up, and what it is called for numbers.
+fn looked_up(node: &Node) -> Option<(&Attribute, &'static str)> {
+    let attribute = |name: &str| node.attribute.iter().find(|a| a.name.as_deref() == Some(name));
+    if node.domain.as_deref() != Some("ai.onnx.ml") || node.input.len() != 1 {
+        return None;
+    }
+    let (categories, name) = match node.op_type.as_deref()? {
+        // An unknown category is an error of the run where `zeros` is 0; it stays one that names the text.
+        "OneHotEncoder" if attribute("zeros").is_none_or(|a| a.i == Some(1)) && attribute("cats_int64s").is_none() => {
+            (attribute("cats_strings")?, "cats_int64s")
+        }
+        "LabelEncoder" => {
+            let known = ["keys_strings", "values_int64s", "values_floats", "values_strings"];
+            let known = |a: &Attribute| {
+                a.name.as_deref().is_some_and(|name| known.contains(&name) || name.starts_with("default_"))
+            };
+            if !node.attribute.iter().all(known) {
+                return None;
+            }
+            (attribute("keys_strings")?, "keys_int64s")
+        }
+        _ => return None,
+    };
+    let distinct: HashSet<&Vec<u8>> = categories.strings.iter().collect();
+    // Which of two that are the same counts is ONNX Runtime's to say.
+    (!categories.strings.is_empty() && distinct.len() == categories.strings.len()).then_some((categories, name))
+}
+
+/// The model with numbers in the place of texts that are only looked up, and the categories of the inputs that take them. None where it
+/// has no such input.
+pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
+    let outer = fields(model)?;
+    let graph = fields(only(&outer, 7)?)?;
+    let mut texts = Vec::new();
+    for field in graph.iter().filter(|f| f.tag == 11) {
+        let input = ValueInfo::decode(field.content).ok()?;
+        if input.ty.and_then(|t| t.tensor).and_then(|t| t.element) == Some(STRING) {
+            texts.push(input.name?);
+        }
+    }
+    if texts.is_empty() {
+        return None;
+    }
+    // What else could read an input: its own value where none is given, the model's outputs, and graphs within nodes.
+    let mut taken = Vec::new();
+    for field in &graph {
+        match field.tag {
+            5 => {
+                let initializer = Initializer::decode(field.content).ok()?;
+                // Weights outside are found from where the file is.
+                if initializer.data_location.unwrap_or(0) != 0 {
+                    return None;
+                }
+                taken.extend(initializer.name);
+            }
+            12 => taken.extend(ValueInfo::decode(field.content).ok()?.name),
+            _ => {}
+        }
+    }
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    // The nodes that only look an input up: where they lie in the file tells them apart.
+    let mut lookups: Vec<(&[u8], Node)> = Vec::new();
+    for field in graph.iter().filter(|f| f.tag == 1) {
+        let node = Node::decode(field.content).ok()?;
+        if node.attribute.iter().any(|a| a.graph.is_some() || !a.graphs.is_empty()) {
+            return None;
+        }
+        for input in &node.input {
+            *uses.entry(input.clone()).or_default() += 1;
+        }
+        if looked_up(&node).is_some() && texts.contains(&node.input[0]) {
+            lookups.push((field.content, node));
+        }
+    }
+    let count = |input: &String| lookups.iter().filter(|(_, node)| node.input[0] == *input).count();
+    let mut found: Vec<Categories> = texts
+        .iter()
+        .filter(|input| !taken.contains(input) && uses.get(*input) == Some(&count(input)))
+        .map(|input| Categories { input: input.clone(), numbers: HashMap::default() })
+        .collect();
+    let mut nodes = Vec::new();
+    for (was, node) in &lookups {
+        let Some(categories) = found.iter_mut().find(|c| c.input == node.input[0]) else { continue };
+        let (attribute, name) = looked_up(node)?;
+        // One number for a text in all nodes that look it up.
+        let mut number = |text: &Vec<u8>| {
+            let next = categories.numbers.len() as i64;
+            *categories.numbers.entry(text.clone().into_boxed_slice()).or_insert(next)
+        };
+        let numbers = Attribute {
+            name: Some(name.to_owned()),
+            ints: attribute.strings.iter().map(&mut number).collect(),
+            kind: Some(INTS),
+            ..Attribute::default()
+        };
+        let now = edited(&fields(was)?, |f| {
+            let is_it = f.tag == 5 && Attribute::decode(f.content).is_ok_and(|a| a.name == attribute.name);
+            is_it.then(|| numbers.encode_to_vec())
+        });
+        nodes.push((*was, now));
+    }
+    if found.is_empty() {
+        return None;
+    }
+    let changed = edited(&graph, |field| match field.tag {
+        1 => nodes.iter().find(|(was, _)| std::ptr::eq(*was, field.content)).map(|(_, now)| now.clone()),
+        11 => {
+            let name = ValueInfo::decode(field.content).ok()?.name?;
+            found.iter().any(|c| c.input == name).then(|| declared_as_numbers(field.content))?
+        }
+        _ => None,
+    });
+    let model = edited(&outer, |field| (field.tag == 7).then(|| changed.clone()));
+    Some((model, found))
+}
