@@ -28,7 +28,7 @@ use crate::pg::lookup::{self, Identity, Key, Place};
 use crate::pg::owner;
 use crate::pg::probe::{Parts, Verdict};
 use crate::pg::sessions;
-use crate::pg::snapshot;
+use crate::pg::snapshot::{self, Seen};
 use crate::pg::sql::{self, Mode, Value};
 
 /// Bytes of a chunk: small enough to read one at a time, large enough that TOAST's own pieces dominate.
@@ -64,6 +64,8 @@ struct Known {
     resolved: Resolved,
     roles: Vec<Oid>,
     places: Vec<Place>,
+    /// When the rows were last seen.
+    seen: Seen,
 }
 
 /// How many parsed versions are kept.
@@ -115,9 +117,16 @@ fn admits(roles: &[Oid]) -> bool {
 /// What it meant the last time it means still where the query sees the rows that said so: a model has one row by each key. Rows
 /// that came since can only admit more callers, so a caller who was not admitted is looked for again.
 pub(crate) fn resolve(text: &str) -> Result<Resolved> {
+    let now = snapshot::seen();
     let known = RESOLVED.with_borrow_mut(|all| {
-        let known = all.get(text)?;
-        (lookup::sees(&known.places) && admits(&known.roles)).then(|| known.resolved.clone())
+        let known = all.get_mut(text)?;
+        if !known.seen.is_still(&now) {
+            if !lookup::sees(&known.places) {
+                return None;
+            }
+            known.seen = now;
+        }
+        admits(&known.roles).then(|| known.resolved.clone())
     });
     if let Some(resolved) = known {
         return Ok(resolved);
@@ -137,7 +146,7 @@ pub(crate) fn resolve(text: &str) -> Result<Resolved> {
     };
     let selection = reference.select(&version.signature).map_err(of_model(&version.label()))?;
     let resolved = Resolved { names_output: reference.output.is_some(), version, selection };
-    let known = Known { resolved: resolved.clone(), roles, places };
+    let known = Known { resolved: resolved.clone(), roles, places, seen: now };
     RESOLVED.with_borrow_mut(|all| all.put(text.to_owned(), known));
     Ok(resolved)
 }

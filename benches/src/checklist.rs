@@ -176,6 +176,11 @@ fn sessions(results: &Results, lines: &mut Vec<Line>) {
     ));
     let small = results.small.as_ref();
     lines.push(at_most("point query: what predict adds", 10.0, "us", small.map(|small| small.added())));
+    let what = "point query in a loop of PL/pgSQL: what predict adds";
+    lines.push(at_most(what, 10.0, "us", small.map(|small| small.added_in_loop())));
+    let [with, without] = small.map(|small| small.speed_up()).unwrap_or([f64::NAN; 2]);
+    let what = "point query: how 16 sessions scale over two, with predict / with a column";
+    lines.push(at_least(what, 1.0, "x", small.map(|_| with / without)));
     let start = results.start.as_ref();
     let what = "first prediction of a backend, linear";
     lines.push(at_most(what, 40.0, "ms", start.map(|start| start.linear.median)));

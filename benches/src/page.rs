@@ -266,16 +266,35 @@ fn write_scale(results: &Results, p: &mut String) -> Result<()> {
 
 fn write_sessions(results: &Results, p: &mut String) -> Result<()> {
     if let Some(small) = &results.small {
-        let many = small::SESSIONS;
+        let (few, many) = (small::FEW_SESSIONS, small::SESSIONS);
         let [with, without] = small.speed_up();
         writeln!(p, "\n## Small calls, linear\n\n`{}`, prepared, beside the same with a column.\n", small.sql)?;
         writeln!(p, "| | with predict | with a column |\n|---|--:|--:|")?;
         writeln!(p, "| one session, us a query | {} | {} |", three(&small.with), three(&small.without))?;
         writeln!(p, "| one session, queries a second | {} | {} |", whole(&small.one_with), whole(&small.one_without))?;
+        writeln!(
+            p,
+            "| in a loop of PL/pgSQL, us a query | {} | {} |",
+            three(&small.loop_with),
+            three(&small.loop_without)
+        )?;
+        writeln!(
+            p,
+            "| {few} sessions, queries a second | {} | {} |",
+            whole(&small.two_with),
+            whole(&small.two_without)
+        )?;
         let (by_many, by_many_without) = (whole(&small.many_with), whole(&small.many_without));
         writeln!(p, "| {many} sessions, queries a second | {by_many} | {by_many_without} |")?;
-        writeln!(p, "| {many} sessions / one | {with:.2} x | {without:.2} x |")?;
-        writeln!(p, "\nA prediction adds **{:.1} us**.", small.added())?;
+        writeln!(p, "| {many} sessions / {few} | {with:.2} x | {without:.2} x |")?;
+        writeln!(
+            p,
+            "\nA prediction adds **{:.1} us** for a client that waits for each, {:.1} us in the loop, and {:.1} and {:.1} us of a processor's time where {few} and {many} sessions keep the server busy.",
+            small.added(),
+            small.added_in_loop(),
+            small.added_when_busy()[0],
+            small.added_when_busy()[1]
+        )?;
     }
     if let Some(start) = &results.start {
         writeln!(

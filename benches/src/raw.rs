@@ -21,7 +21,7 @@ pub const BATCHES: [usize; 9] = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536];
 const SWEEP_RUNS: usize = 3;
 
 /// The most rows that a run of a sweep reads, as a rule and where there shall be few, and the most where batches are tiny.
-const SWEEP_ROWS: usize = 200_000;
+const SWEEP_ROWS: usize = 1_000_000;
 const SWEEP_ROWS_FEW: usize = 50_000;
 const SWEEP_ROWS_OF_TINY: usize = 20_000;
 const SWEEP_ROWS_OF_TINY_FEW: usize = 2_000;

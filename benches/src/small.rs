@@ -1,5 +1,8 @@
-//! Small calls: a prepared point query with a prediction beside the same query with a column, alone and by sixteen
-//! sessions at once.
+//! Small calls: a prepared point query with a prediction beside the same query with a column: by a client, in a loop of
+//! PL/pgSQL as a trigger would, and by one, two and sixteen sessions at once.
+//!
+//! A session that waits for its client lets the processor sleep, and waking it up takes longer than the query. So sixteen sessions are
+//! compared with two, which keep both processors of the benchmark's machine busy.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +19,9 @@ use crate::workload::Workload;
 const QUERIES: i32 = 2000;
 /// Sessions at once.
 pub const SESSIONS: u32 = 16;
+pub const FEW_SESSIONS: u32 = 2;
+/// Queries of a loop in the server.
+const LOOPS: u32 = 20_000;
 /// Seconds of one run of sessions.
 const SECONDS: u32 = 2;
 
@@ -28,10 +34,18 @@ pub struct SmallResults {
     pub with: Figure,
     /// Microseconds of the query with a column.
     pub without: Figure,
+    /// Microseconds of the query in a loop of PL/pgSQL, with a prediction.
+    pub loop_with: Figure,
+    /// Without.
+    pub loop_without: Figure,
     /// Queries a second by one session, with a prediction.
     pub one_with: Figure,
     /// Without.
     pub one_without: Figure,
+    /// Queries a second by two sessions, with a prediction.
+    pub two_with: Figure,
+    /// Without.
+    pub two_without: Figure,
     /// Queries a second by sixteen sessions, with a prediction.
     pub many_with: Figure,
     /// Without.
@@ -68,28 +82,49 @@ pub fn measure(
         }
     }
 
+    let mut loops = [Vec::new(), Vec::new()];
+    for round in 0..=runs {
+        for (value, times) in [&call, "a"].into_iter().zip(&mut loops) {
+            let query = format!("SELECT {value} INTO x FROM {} q WHERE id = n", workload.table);
+            let sql = format!(
+                "DO $$ DECLARE x float8; BEGIN FOR n IN 1..{} LOOP {query}; END LOOP; END $$",
+                LOOPS.min(u32::try_from(rows)?)
+            );
+            let started = Instant::now();
+            client.batch_execute(&sql)?;
+            if round > 0 {
+                times.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(LOOPS.min(u32::try_from(rows)?)));
+            }
+        }
+    }
+
     let scripts = [("with.sql", &call), ("without.sql", &"a".to_owned())];
     for (name, value) in scripts {
         let script = format!("\\set id random(1, {rows})\n{};\n", select(value, ":id"));
         std::fs::write(folder.join(name), script)?;
     }
-    let mut throughput: [Vec<f64>; 4] = Default::default();
+    let mut throughput: [Vec<f64>; 6] = Default::default();
     for _ in 0..runs {
         for (place, throughput) in throughput.iter_mut().enumerate() {
-            let sessions = if place < 2 { 1 } else { SESSIONS };
+            let sessions = [1, FEW_SESSIONS, SESSIONS][place / 2];
             let script = folder.join(scripts[place % 2].0);
             throughput.push(pgbench(address, &script, sessions, if quick { 1 } else { SECONDS })?);
         }
     }
     eprintln!("bench: small calls done");
     let [with_times, without_times] = times.map(Figure::from);
-    let [one_with, one_without, many_with, many_without] = throughput.map(Figure::from);
+    let [loop_with, loop_without] = loops.map(Figure::from);
+    let [one_with, one_without, two_with, two_without, many_with, many_without] = throughput.map(Figure::from);
     Ok(SmallResults {
         sql: with,
         with: with_times,
         without: without_times,
+        loop_with,
+        loop_without,
         one_with,
         one_without,
+        two_with,
+        two_without,
         many_with,
         many_without,
     })
@@ -115,8 +150,21 @@ impl SmallResults {
         self.with.median - self.without.median
     }
 
-    /// Throughput of sixteen sessions over that of one, with and without a prediction.
+    /// What it adds in a loop of PL/pgSQL, in microseconds.
+    pub fn added_in_loop(&self) -> f64 {
+        self.loop_with.median - self.loop_without.median
+    }
+
+    /// What it adds to the time of a processor that is busy, in microseconds, by two sessions and by sixteen.
+    pub fn added_when_busy(&self) -> [f64; 2] {
+        let each = |with: &Figure, without: &Figure| {
+            f64::from(FEW_SESSIONS) * 1e6 * (1.0 / with.median - 1.0 / without.median)
+        };
+        [each(&self.two_with, &self.two_without), each(&self.many_with, &self.many_without)]
+    }
+
+    /// Throughput of sixteen sessions over that of two, with and without a prediction.
     pub fn speed_up(&self) -> [f64; 2] {
-        [self.many_with.median / self.one_with.median, self.many_without.median / self.one_without.median]
+        [self.many_with.median / self.two_with.median, self.many_without.median / self.two_without.median]
     }
 }

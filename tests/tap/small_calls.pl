@@ -51,6 +51,66 @@ is($session->text('EXECUTE point(0)'), '', 'no row, no answer');
 is($session->text('SELECT predict(\'m\', x), i FROM generate_series(1, 3) i LEFT JOIN LATERAL (SELECT x FROM t WHERE id = i) q ON true ORDER BY i'),
 	"2|1\n4|2\n6|3", 'a node that is scanned again for each outer row');
 
+# What another session does counts from the next statement on, in a transaction too, and not for a snapshot that is kept.
+create_model($primary, 'other', file => $_) for 'double', 'triple';
+$session->run("PREPARE other(int) AS SELECT predict('other', x) FROM t WHERE id = \$1");
+sub promote { $primary->safe_psql('postgres', "SELECT predict.set_alias('other', 'default', $_[0])"); return; }
+$session->run('BEGIN');
+is($session->text('EXECUTE other(5)'), '10', 'a point query in a transaction') for 1 .. 2;
+promote(2);
+is($session->text('EXECUTE other(5)'), '15', 'after another session has promoted');
+is($session->text("SELECT predict.set_alias('other', 'default', 1)"), '', 'its own promotion');
+is($session->text('EXECUTE other(5)'), '10', 'counts at once');
+$session->run('ROLLBACK');
+is($session->text('EXECUTE other(5)'), '15', 'and not when it is undone');
+$session->run('BEGIN ISOLATION LEVEL REPEATABLE READ');
+is($session->text('EXECUTE other(5)'), '15', 'under a snapshot');
+promote(1);
+is($session->text('EXECUTE other(5)'), '15', 'the same after a promotion');
+$session->run('COMMIT');
+is($session->text('EXECUTE other(5)'), '10', 'which counts from then on') for 1 .. 2;
+$primary->safe_psql('postgres', "BEGIN; SELECT predict.set_alias('other', 'default', 2); ROLLBACK");
+is($session->text('EXECUTE other(5)'), '10', 'one that is undone never does');
+# A function's expression keeps what it knows of its model from one evaluation to the next, and sees as much as a statement would.
+$session->run(<<~'SQL');
+    CREATE FUNCTION patient(n int) RETURNS text LANGUAGE plpgsql AS $$
+    DECLARE said text := ''; seen int;
+    BEGIN
+        FOR i IN 1..2 LOOP
+            said := said || ' ' || predict('other', 5::real);
+            seen := 0;
+            WHILE i = 1 AND seen < n LOOP
+                PERFORM pg_sleep(0.01);
+                SELECT version INTO seen FROM predict.alias WHERE model = 'other' AND alias = 'default';
+            END LOOP;
+        END LOOP;
+        RETURN said;
+    END $$
+    SQL
+$session->ask('SELECT patient(2)');
+ok(wait_for(sub { $primary->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") > 0 }),
+	'a function waits');
+promote(2);
+is($session->wait->{rows}[0][0], ' 10 15', 'and its next evaluation follows a promotion by another session');
+$session->run(<<~'SQL');
+    CREATE FUNCTION undone() RETURNS text LANGUAGE plpgsql AS $$
+    DECLARE said text := '';
+    BEGIN
+        FOR i IN 1..3 LOOP
+            BEGIN
+                IF i = 2 THEN PERFORM predict.set_alias('other', 'default', 1); END IF;
+                said := said || ' ' || predict('other', 5::real);
+                IF i = 2 THEN RAISE division_by_zero; END IF;
+            EXCEPTION WHEN division_by_zero THEN NULL;
+            END;
+        END LOOP;
+        RETURN said;
+    END $$
+    SQL
+is($session->text('SELECT undone()'), ' 15 10 15', 'one that is undone within the function is undone for its expression');
+$primary->safe_psql('postgres', "SELECT predict.drop_model('other')");
+like($session->text('EXECUTE other(5)'), qr/^42704: model "other" does not exist/, 'and a model that is dropped is gone');
+
 # A standby: what it knew goes with what the primary did.
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('small_standby');
