@@ -3,16 +3,11 @@
 --   psql -v root=REPOSITORY -f examples/loans/loans.sql
 \set schema example_loans
 \ir ../start.sql
-\set models :root '/models'
-\set load :models '/sql/load.sql'
-\o /dev/null
-\i :load
-SELECT predict.drop_job(name) FROM predict.jobs WHERE name = 'example applications' AND owner = current_user;
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_credit') m;
-\o
-\set model `base64 < "$PG_PREDICT_MODELS"/credit.onnx | tr -d '\n'`
+\set name example_credit
+\set job 'example applications'
 -- An application without an income is not guessed at: its risk is NULL.
-SELECT predict.create_model('example_credit', decode(:'model', 'base64'), '{"on_null": "null"}') AS version;
+\set options '{"on_null": "null"}'
+\ir ../credit.sql
 
 -- Applications as they come in. What the model takes is in them; how a loan will go is not.
 CREATE TABLE applications (LIKE loans, received timestamptz NOT NULL);

@@ -6,16 +6,11 @@
 \set schema example_nightly
 \ir ../start.sql
 CREATE EXTENSION IF NOT EXISTS pg_cron;
-\set models :root '/models'
-\set load :models '/sql/load.sql'
-\o /dev/null
-\i :load
-SELECT predict.drop_job(name) FROM predict.jobs WHERE name = 'example nightly' AND owner = current_user;
+\set name example_risk
+\set job 'example nightly'
+\set options '{}'
 SELECT cron.unschedule(jobname::text) FROM cron.job WHERE jobname = 'example nightly';
-SELECT predict.drop_model(name) FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_risk') m;
-\o
-\set model `base64 < "$PG_PREDICT_MODELS"/credit.onnx | tr -d '\n'`
-SELECT predict.create_model('example_risk', decode(:'model', 'base64')) AS version;
+\ir ../credit.sql
 
 -- The job: every loan by its key, its risk into a table that is made for it, unchanged loans left alone.
 SELECT predict.create_job('example nightly', 'example_risk', 'loans', 'id', 'example_nightly.risk',

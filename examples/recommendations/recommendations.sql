@@ -6,24 +6,8 @@
 -- Needs target/models/two_tower.onnx, genres.csv, items.csv and ratings.csv: make examples makes them.
 \set schema example_recommender
 \ir ../start.sql
-\setenv PG_PREDICT_ROOT :root
-
-CREATE TABLE genres (place integer GENERATED ALWAYS AS IDENTITY, genre text PRIMARY KEY);
-\copy genres (genre) FROM PROGRAM 'cat "$PG_PREDICT_ROOT"/target/models/genres.csv' WITH (FORMAT csv, HEADER)
-CREATE TABLE films (item_id bigint PRIMARY KEY, title text, year integer, genres text);
-\copy films FROM PROGRAM 'cat "$PG_PREDICT_ROOT"/target/models/items.csv' WITH (FORMAT csv, HEADER)
-CREATE TABLE ratings (user_id bigint, item_id bigint, rating real, rated_at timestamptz);
-\copy ratings FROM PROGRAM 'cat "$PG_PREDICT_ROOT"/target/models/ratings.csv' WITH (FORMAT csv, HEADER)
-ANALYZE;
-
-SELECT count(predict.drop_model(name)) AS dropped FROM (SELECT DISTINCT name FROM predict.models WHERE name = 'example_two_tower') m \gset
-\set model `base64 < "$PG_PREDICT_ROOT"/target/models/two_tower.onnx | tr -d '\n'`
-SELECT predict.create_model('example_two_tower', decode(:'model', 'base64'), '{"defaults": {"year": 1995}}') AS version;
-
--- What the model takes of a film: a boolean for each genre, in the model's order.
-CREATE TABLE film_features AS
-SELECT f.item_id, f.year, array_agg(g.genre = ANY (string_to_array(f.genres, '|')) ORDER BY g.place) AS genres
-  FROM films f, genres g GROUP BY f.item_id;
+\set name example_two_tower
+\ir ../films.sql
 
 CREATE TABLE recommendations (user_id bigint, item_id bigint, like_odds real, place integer, made_at timestamptz, PRIMARY KEY (user_id, item_id));
 

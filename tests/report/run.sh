@@ -16,13 +16,7 @@ find_state
 
 BROWSER=yes "$ROOT/scripts/setup.sh"
 VENV=$TARGET/report-venv
-if ! cmp -s "$HERE/requirements.txt" "$VENV/requirements.txt"; then
-    say "installing what the report's test needs into $VENV"
-    rm -rf "$VENV"
-    python3 -m venv "$VENV"
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "$HERE/requirements.txt" || fail "pip could not install (see above)" "Check the network, then start again."
-    cp "$HERE/requirements.txt" "$VENV/requirements.txt"
-fi
+"$ROOT/scripts/venv.sh" "$VENV" "$HERE/requirements.txt"
 export PYTHONDONTWRITEBYTECODE=1
 
 OUT=$TARGET/report
