@@ -234,8 +234,9 @@ impl Run<'_, '_> {
         let (runs, few) = (self.bench.runs, self.bench.quick || workload.slow);
         let mut times = vec![Vec::new(); sizes.len()];
         for round in 0..=runs {
-            // Every round begins with another size: what a large one leaves in the caches slows no size more than others.
-            for place in (0..sizes.len()).map(|place| (place + round) % sizes.len()) {
+            // Forwards and backwards in turn: what a large size leaves in the caches slows none more than others.
+            let forwards = round % 2 == 0;
+            for place in (0..sizes.len()).map(|place| if forwards { place } else { sizes.len() - 1 - place }) {
                 let (size, times) = (&sizes[place], &mut times[place]);
                 let read = sweep_rows(if *size == 0 { usize::MAX } else { *size }, rows, few);
                 let sql = format!(
