@@ -4,19 +4,16 @@
 //! exporters put right behind such an input. A tensor of texts costs an object of C++ for every element, and ONNX Runtime hashes each again.
 //! So the model that a session gets has been rewritten to take a number there, the category's place, and the look-up happens
 //! here, once. Users see no difference: the signature is that of the model as it was given, and an unknown category is none.
-//!
-//! The file is edited field by field, since messages that are decoded and encoded again would lose what is not declared here; the
-//! numbers of the fields are those of onnx.proto (github.com/onnx/onnx, `onnx.proto3`). What looks unusual in any way is left
-//! as it is.
+//! What looks unusual in any way is left as it is.
 
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::FixedState;
 use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
 use crate::error::{Error, Result};
 use crate::tensor::Strings;
+use crate::wire::{edited, fields, only, put_number};
 
 /// An input that takes categories by their numbers.
 #[derive(Debug)]
@@ -105,57 +102,6 @@ const INTS: i32 = 7;
 const STRING: i32 = 8;
 const INT64: u64 = 7;
 
-/// One field of a message.
-struct Field<'a> {
-    tag: u32,
-    /// With its key.
-    whole: &'a [u8],
-    /// Of a message, a text or bytes: what is in it.
-    content: &'a [u8],
-}
-
-/// The fields of a message; none where it is not one.
-fn fields(bytes: &[u8]) -> Option<Vec<Field<'_>>> {
-    let mut rest = bytes;
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let begin = rest;
-        let (tag, wire) = decode_key(&mut rest).ok()?;
-        let mut content: &[u8] = &[];
-        match wire {
-            WireType::Varint => drop(decode_varint(&mut rest).ok()?),
-            WireType::ThirtyTwoBit => rest = rest.get(4..)?,
-            WireType::SixtyFourBit => rest = rest.get(8..)?,
-            WireType::LengthDelimited => {
-                let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-                (content, rest) = rest.split_at_checked(length)?;
-            }
-            WireType::StartGroup | WireType::EndGroup => return None,
-        }
-        found.push(Field { tag, whole: &begin[..begin.len() - rest.len()], content });
-    }
-    Some(found)
-}
-
-/// Appends a field that holds a message or bytes.
-fn put(tag: u32, content: &[u8], to: &mut Vec<u8>) {
-    encode_key(tag, WireType::LengthDelimited, to);
-    encode_varint(content.len() as u64, to);
-    to.extend_from_slice(content);
-}
-
-/// A message with other contents for some of its fields: `change` gives them, or none for a field that stays as it is.
-fn edited(fields: &[Field<'_>], mut change: impl FnMut(&Field<'_>) -> Option<Vec<u8>>) -> Vec<u8> {
-    let mut to = Vec::with_capacity(fields.iter().map(|f| f.whole.len() + 16).sum());
-    for field in fields {
-        match change(field) {
-            Some(content) => put(field.tag, &content, &mut to),
-            None => to.extend_from_slice(field.whole),
-        }
-    }
-    to
-}
-
 /// The declaration of an input, with numbers for its elements.
 fn declared_as_numbers(input: &[u8]) -> Option<Vec<u8>> {
     let input = fields(input)?;
@@ -163,22 +109,14 @@ fn declared_as_numbers(input: &[u8]) -> Option<Vec<u8>> {
     let tensor = fields(only(&ty, 1)?)?;
     let mut as_numbers = Vec::new();
     for field in &tensor {
-        if field.tag == 1 {
-            encode_key(1, WireType::Varint, &mut as_numbers);
-            encode_varint(INT64, &mut as_numbers);
+        if field.number == 1 {
+            put_number(1, INT64, &mut as_numbers);
         } else {
             as_numbers.extend_from_slice(field.whole);
         }
     }
-    let ty = edited(&ty, |f| (f.tag == 1).then(|| as_numbers.clone()));
-    Some(edited(&input, |f| (f.tag == 2).then(|| ty.clone())))
-}
-
-/// What is in the only field of this tag.
-fn only<'a>(fields: &[Field<'a>], tag: u32) -> Option<&'a [u8]> {
-    let mut with = fields.iter().filter(|f| f.tag == tag);
-    let first = with.next()?;
-    with.next().is_none().then_some(first.content)
+    let ty = edited(&ty, |f| (f.number == 1).then(|| as_numbers.clone()));
+    Some(edited(&input, |f| (f.number == 2).then(|| ty.clone())))
 }
 
 /// The attribute that holds the categories of a node that does nothing but look them up, and what it is called for numbers.
@@ -215,7 +153,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
     let outer = fields(model)?;
     let graph = fields(only(&outer, 7)?)?;
     let mut texts = Vec::new();
-    for field in graph.iter().filter(|f| f.tag == 11) {
+    for field in graph.iter().filter(|f| f.number == 11) {
         let input = ValueInfo::decode(field.content).ok()?;
         if input.ty.and_then(|t| t.tensor).and_then(|t| t.element) == Some(STRING) {
             texts.push(input.name?);
@@ -227,7 +165,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
     // What else could read an input: its own value where none is given, the model's outputs, and graphs within nodes.
     let mut taken = Vec::new();
     for field in &graph {
-        match field.tag {
+        match field.number {
             5 => {
                 let initializer = Initializer::decode(field.content).ok()?;
                 // Weights outside are found from where the file is.
@@ -243,7 +181,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
     let mut uses: HashMap<String, usize> = HashMap::new();
     // The nodes that only look an input up: where they lie in the file tells them apart.
     let mut lookups: Vec<(&[u8], Node)> = Vec::new();
-    for field in graph.iter().filter(|f| f.tag == 1) {
+    for field in graph.iter().filter(|f| f.number == 1) {
         let node = Node::decode(field.content).ok()?;
         if node.attribute.iter().any(|a| a.graph.is_some() || !a.graphs.is_empty()) {
             return None;
@@ -277,7 +215,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
             ..Attribute::default()
         };
         let now = edited(&fields(was)?, |f| {
-            let is_it = f.tag == 5 && Attribute::decode(f.content).is_ok_and(|a| a.name == attribute.name);
+            let is_it = f.number == 5 && Attribute::decode(f.content).is_ok_and(|a| a.name == attribute.name);
             is_it.then(|| numbers.encode_to_vec())
         });
         nodes.push((*was, now));
@@ -285,7 +223,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
     if found.is_empty() {
         return None;
     }
-    let changed = edited(&graph, |field| match field.tag {
+    let changed = edited(&graph, |field| match field.number {
         1 => nodes.iter().find(|(was, _)| std::ptr::eq(*was, field.content)).map(|(_, now)| now.clone()),
         11 => {
             let name = ValueInfo::decode(field.content).ok()?.name?;
@@ -293,6 +231,6 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
         }
         _ => None,
     });
-    let model = edited(&outer, |field| (field.tag == 7).then(|| changed.clone()));
+    let model = edited(&outer, |field| (field.number == 7).then(|| changed.clone()));
     Some((model, found))
 }

@@ -28,5 +28,6 @@ pub mod text;
 pub mod threads;
 pub mod version;
 mod weights;
+mod wire;
 
 pub use error::{Error, Result};
