@@ -223,7 +223,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
     if found.is_empty() {
         return None;
     }
-    let changed = edited(&graph, |field| match field.number {
+    let mut changed = edited(&graph, |field| match field.number {
         1 => nodes.iter().find(|(was, _)| std::ptr::eq(*was, field.content)).map(|(_, now)| now.clone()),
         11 => {
             let name = ValueInfo::decode(field.content).ok()?.name?;
@@ -231,6 +231,6 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
         }
         _ => None,
     });
-    let model = edited(&outer, |field| (field.number == 7).then(|| changed.clone()));
+    let model = edited(&outer, |field| (field.number == 7).then(|| std::mem::take(&mut changed)));
     Some((model, found))
 }

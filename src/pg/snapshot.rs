@@ -56,8 +56,8 @@ pub(crate) fn seen() -> Seen {
             && snapshot.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC
         {
             let numbers = |at: *mut pg_sys::TransactionId, count: usize| {
-                // An array of none may be nowhere.
-                if count == 0 { &[][..] } else { std::slice::from_raw_parts(at.cast::<u32>(), count) }
+                // A copied snapshot that has lost track of subtransactions counts them still, and has no array.
+                if count == 0 || at.is_null() { &[][..] } else { std::slice::from_raw_parts(at.cast::<u32>(), count) }
             };
             let running = (
                 numbers(snapshot.xip, snapshot.xcnt as usize),

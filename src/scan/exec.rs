@@ -539,8 +539,8 @@ impl Group {
 }
 
 impl Group {
-    /// Takes the row of a slot, whose values go from there into the tensor: where the group has one model, whose rows are
-    /// float4 columns of the input, and neither the batch is full afterwards nor anything is special about the row.
+    /// Takes the row of a slot, whose values go from there into the tensors: where the group has one model, whose rows are
+    /// columns of the input, and neither the batch is full afterwards nor anything is special about the row.
     #[inline(always)]
     unsafe fn take(&mut self, slot: *mut pg_sys::TupleTableSlot, place: usize) -> bool {
         let (true, [lane]) = (self.is_plain, self.lanes.as_mut_slice()) else { return false };
@@ -662,7 +662,12 @@ impl Scan {
                 (*context).ecxt_outertuple = slot;
                 let mut spoiled = false;
                 for group in 0..self.groups.len() {
-                    if self.groups[group].take(slot, self.windows[which].rows) {
+                    // What a conversion allocates goes with the row.
+                    let before = pg_sys::CurrentMemoryContext;
+                    pg_sys::CurrentMemoryContext = (*context).ecxt_per_tuple_memory;
+                    let taken = self.groups[group].take(slot, self.windows[which].rows);
+                    pg_sys::CurrentMemoryContext = before;
+                    if taken {
                         continue;
                     }
                     if let Err(error) = self.gather(group, which, slot, context) {

@@ -71,6 +71,36 @@ $session->run('COMMIT');
 is($session->text('EXECUTE other(5)'), '10', 'which counts from then on') for 1 .. 2;
 $primary->safe_psql('postgres', "BEGIN; SELECT predict.set_alias('other', 'default', 2); ROLLBACK");
 is($session->text('EXECUTE other(5)'), '10', 'one that is undone never does');
+# Others have more subtransactions than a snapshot lists: it tells only that, and then has no list of those that it counted before.
+$primary->safe_psql('postgres', 'CREATE TABLE many (i int)');
+my @busy = map { session($primary) } 1 .. 3;
+for my $i (0 .. 2)
+{
+	my $count = (10, 100, 10)[$i];
+	$busy[$i]->run('BEGIN');
+	is($busy[$i]->run("DO \$\$ BEGIN FOR n IN 1..$count LOOP BEGIN INSERT INTO many VALUES (n); EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END \$\$")->{code},
+		undef, "$count subtransactions");
+}
+# Those count that began before one which has ended.
+$primary->safe_psql('postgres', 'INSERT INTO many VALUES (0)');
+is($session->text('EXECUTE other(5)'), '10', 'a point query beside them') for 1 .. 2;
+is($session->text("SELECT predict_text('words_1', 'plain')"), 'einfach', 'and a call alone');
+$_->close for @busy;
+
+# Values that PostgreSQL has to work on: what that takes is given back row by row.
+$primary->safe_psql('postgres', "CREATE TABLE n AS SELECT i::numeric AS x FROM generate_series(1, 2000000) i; ANALYZE n");
+my $fresh = session($primary);
+$fresh->run('SET max_parallel_workers_per_gather = 0');
+is($fresh->text("SELECT sum(predict('other', x)) FROM n WHERE x < 1000"), '999000', 'numerics');
+my $peak = sub { memory_kb($fresh->pid, 'VmHWM') };
+my $low = $peak->();
+is($fresh->text("SELECT sum(predict('other', x)) FROM n"), '4000002000000', 'two million numerics');
+is($fresh->text("SELECT (predict_batch('other', x)) IS NOT NULL FROM n"), 't', 'by predict_batch, too');
+my $more = $peak->() - $low;
+ok($more < 40_000, 'take no memory of their own') or diag("it has grown by $more kB");
+note("grown by $more kB");
+$fresh->close;
+
 # A function's expression keeps what it knows of its model from one evaluation to the next, and sees as much as a statement would.
 $session->run(<<~'SQL');
     CREATE FUNCTION patient(n int) RETURNS text LANGUAGE plpgsql AS $$
