@@ -1,18 +1,19 @@
-//! The ONNX file as a file: what can be read of it without running it.
+//! Reads a model file without running it.
 //!
-//! Only the fields that are looked at are declared, by their numbers in onnx.proto (github.com/onnx/onnx, `onnx.proto3`);
-//! the rest is skipped, weights too. Weights outside the file must have been given with it, under the name that the model
-//! has for them: ONNX Runtime would look for others relative to the directory of the process, which is not the user's to
-//! read. It takes given ones for the initializers of the main graph; elsewhere they are refused.
+//! A tensor may have its weights in another file. ONNX Runtime would look for that file relative to the working directory of the
+//! process, which is not the user's to read. So every tensor of the file is checked: only the initializers of the main graph may
+//! name a file, and that file must have been given together with the model.
 
 use std::collections::BTreeSet;
 
-use prost::Message;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::schema::{self, Message};
 
-#[derive(Clone, PartialEq, Message)]
+// The fields that are read, by their numbers in onnx.proto (github.com/onnx/onnx).
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct Model {
     #[prost(int64, optional, tag = "1")]
     ir_version: Option<i64>,
@@ -20,17 +21,13 @@ struct Model {
     producer_name: Option<String>,
     #[prost(string, optional, tag = "3")]
     producer_version: Option<String>,
-    #[prost(message, optional, tag = "7")]
-    graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
     opset_import: Vec<Opset>,
     #[prost(message, repeated, tag = "14")]
     metadata: Vec<Entry>,
-    #[prost(message, repeated, tag = "25")]
-    functions: Vec<Function>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Opset {
     #[prost(string, optional, tag = "1")]
     domain: Option<String>,
@@ -38,7 +35,7 @@ struct Opset {
     version: Option<i64>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Entry {
     #[prost(string, optional, tag = "1")]
     key: Option<String>,
@@ -46,57 +43,15 @@ struct Entry {
     value: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct Function {
-    #[prost(message, repeated, tag = "7")]
-    node: Vec<Node>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Graph {
-    #[prost(message, repeated, tag = "1")]
-    node: Vec<Node>,
-    #[prost(message, repeated, tag = "5")]
-    initializer: Vec<Tensor>,
-    #[prost(message, repeated, tag = "15")]
-    sparse_initializer: Vec<Sparse>,
-}
-
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Node {
     #[prost(string, optional, tag = "4")]
     op_type: Option<String>,
-    #[prost(message, repeated, tag = "5")]
-    attribute: Vec<Attribute>,
     #[prost(string, optional, tag = "7")]
     domain: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct Attribute {
-    #[prost(message, optional, tag = "5")]
-    tensor: Option<Tensor>,
-    #[prost(message, optional, tag = "6")]
-    graph: Option<Graph>,
-    #[prost(message, repeated, tag = "10")]
-    tensors: Vec<Tensor>,
-    #[prost(message, repeated, tag = "11")]
-    graphs: Vec<Graph>,
-    #[prost(message, optional, tag = "22")]
-    sparse: Option<Sparse>,
-    #[prost(message, repeated, tag = "23")]
-    sparses: Vec<Sparse>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Sparse {
-    #[prost(message, optional, tag = "1")]
-    values: Option<Tensor>,
-    #[prost(message, optional, tag = "2")]
-    indices: Option<Tensor>,
-}
-
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Tensor {
     #[prost(string, optional, tag = "8")]
     name: Option<String>,
@@ -115,24 +70,39 @@ pub struct Facts {
     pub external: Vec<String>,
 }
 
-/// Reads a file's facts and refuses what must not be loaded.
+/// Reads a file's facts and rejects what must not be loaded.
 pub fn inspect(bytes: &[u8]) -> Result<Facts> {
-    let model = Model::decode(bytes).map_err(|e| Error::InvalidModel { reason: e.to_string() })?;
-    let Some(graph) = &model.graph else {
-        return Err(Error::InvalidModel { reason: "there is no graph in it".to_owned() });
-    };
+    let mut has_graph = false;
     let mut operators = BTreeSet::new();
     let mut external = Vec::new();
-    for tensor in &graph.initializer {
-        if let Some(location) = location(tensor)?
-            && !external.contains(&location)
-        {
-            external.push(location);
+    schema::walk(bytes, &mut |path, message| {
+        match path {
+            [.., Message::Graph] => has_graph = true,
+            [.., Message::Node] => {
+                operators.insert(operator(decoded(message)?));
+            }
+            // An initializer of the main graph.
+            [Message::Model, Message::Graph, Message::Tensor] => {
+                if let Some(location) = location(&decoded(message)?)?
+                    && !external.contains(&location)
+                {
+                    external.push(location);
+                }
+            }
+            [.., Message::Tensor] => {
+                let tensor: Tensor = decoded(message)?;
+                if tensor.is_external() {
+                    return Err(Error::ExternalData { tensor: tensor.name.unwrap_or_default() });
+                }
+            }
+            _ => {}
         }
+        Ok(())
+    })?;
+    if !has_graph {
+        return Err(Error::InvalidModel { reason: "there is no graph in it".to_owned() });
     }
-    graph.sparse_initializer.iter().try_for_each(check_sparse)?;
-    walk_nodes(&graph.node, &mut operators)?;
-    model.functions.iter().try_for_each(|f| walk_nodes(&f.node, &mut operators))?;
+    let model: Model = decoded(bytes)?;
 
     let mut facts = Map::new();
     if let Some(ir) = model.ir_version {
@@ -154,6 +124,19 @@ pub fn inspect(bytes: &[u8]) -> Result<Facts> {
         facts.insert("properties".to_owned(), Value::Object(properties));
     }
     Ok(Facts { metadata: facts, external })
+}
+
+fn decoded<M: prost::Message + Default>(bytes: &[u8]) -> Result<M> {
+    M::decode(bytes).map_err(|e| Error::InvalidModel { reason: e.to_string() })
+}
+
+/// The operator of a node, with its domain if that is not ONNX's own.
+fn operator(node: Node) -> String {
+    let operator = node.op_type.unwrap_or_default();
+    match node.domain.as_deref() {
+        None | Some("" | "ai.onnx") => operator,
+        Some(domain) => format!("{domain}.{operator}"),
+    }
 }
 
 /// The keys under which exporters and their users keep the names of features, in lower case without separators.
@@ -189,14 +172,24 @@ pub fn feature_names(metadata: &Map<String, Value>, width: usize) -> Option<Vec<
     })
 }
 
-/// The name of the file that a tensor of the main graph has its weights in, where they are outside of the model.
+impl Tensor {
+    fn is_external(&self) -> bool {
+        self.data_location.unwrap_or(0) != 0 || !self.external_data.is_empty()
+    }
+}
+
+/// The name of the file that an initializer of the main graph has its weights in; `None` if they are in the model.
 fn location(tensor: &Tensor) -> Result<Option<String>> {
-    if tensor.data_location.unwrap_or(0) == 0 && tensor.external_data.is_empty() {
+    if !tensor.is_external() {
         return Ok(None);
     }
-    let entry = tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"));
-    let location = entry.and_then(|e| e.value.clone()).unwrap_or_default();
+    // ONNX Runtime takes the last of several, so that there must be only one.
+    let mut locations = tensor.external_data.iter().filter(|e| e.key.as_deref() == Some("location"));
+    let location = locations.next().and_then(|e| e.value.clone()).unwrap_or_default();
     let refused = |reason: &'static str| Err(Error::ExternalFile { location: location.clone(), reason: reason.into() });
+    if locations.next().is_some() {
+        return refused("the model names several files for one tensor");
+    }
     if location.is_empty() || location.contains('\0') {
         return refused("the model does not name it");
     }
@@ -211,74 +204,131 @@ fn location(tensor: &Tensor) -> Result<Option<String>> {
     Ok(Some(location))
 }
 
-fn walk_graph(graph: &Graph, operators: &mut BTreeSet<String>) -> Result<()> {
-    graph.initializer.iter().try_for_each(check)?;
-    graph.sparse_initializer.iter().try_for_each(check_sparse)?;
-    walk_nodes(&graph.node, operators)
-}
-
-fn walk_nodes(nodes: &[Node], operators: &mut BTreeSet<String>) -> Result<()> {
-    for node in nodes {
-        let operator = node.op_type.clone().unwrap_or_default();
-        operators.insert(match node.domain.as_deref() {
-            None | Some("" | "ai.onnx") => operator,
-            Some(domain) => format!("{domain}.{operator}"),
-        });
-        for attribute in &node.attribute {
-            attribute.tensor.iter().chain(&attribute.tensors).try_for_each(check)?;
-            attribute.sparse.iter().chain(&attribute.sparses).try_for_each(check_sparse)?;
-            attribute.graph.iter().chain(&attribute.graphs).try_for_each(|g| walk_graph(g, operators))?;
-        }
-    }
-    Ok(())
-}
-
-fn check_sparse(sparse: &Sparse) -> Result<()> {
-    sparse.values.iter().chain(&sparse.indices).try_for_each(check)
-}
-
-fn check(tensor: &Tensor) -> Result<()> {
-    if tensor.data_location.unwrap_or(0) == 0 && tensor.external_data.is_empty() {
-        return Ok(());
-    }
-    Err(Error::ExternalData { tensor: tensor.name.clone().unwrap_or_default() })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use prost::Message as _;
 
-    fn outside(location: &str) -> Tensor {
-        let entry = Entry { key: Some("location".to_owned()), value: Some(location.to_owned()) };
-        Tensor { name: Some("w".to_owned()), data_location: Some(1), external_data: vec![entry] }
+    use super::*;
+    use crate::wire::{put, put_number};
+
+    /// A field that holds a message.
+    fn field(number: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put(number, content, &mut bytes);
+        bytes
     }
 
-    fn model(graph: Graph) -> Vec<u8> {
-        Model { graph: Some(graph), ..Model::default() }.encode_to_vec()
+    /// A tensor with weights in the files of these names.
+    fn outside(locations: &[&str]) -> Vec<u8> {
+        let entry = |l: &&str| Entry { key: Some("location".to_owned()), value: Some((*l).to_owned()) };
+        let external_data = locations.iter().map(entry).collect();
+        Tensor { name: Some("w".to_owned()), data_location: Some(1), external_data }.encode_to_vec()
+    }
+
+    /// A model with this field and a graph.
+    fn model(content: &[u8]) -> Vec<u8> {
+        [field(7, &[]), content.to_vec()].concat()
+    }
+
+    /// A model whose main graph has this content.
+    fn graph(content: &[u8]) -> Vec<u8> {
+        field(7, content)
     }
 
     #[test]
-    fn weights_outside_the_file_are_refused_where_they_cannot_be_given() {
-        let inner = |tensor| {
-            let attribute = Attribute {
-                graphs: vec![Graph { initializer: vec![tensor], ..Graph::default() }],
-                ..Attribute::default()
-            };
-            let node = Node { op_type: Some("If".to_owned()), attribute: vec![attribute], ..Node::default() };
-            model(Graph { node: vec![node], ..Graph::default() })
-        };
-        assert_eq!(inspect(&inner(outside("a"))), Err(Error::ExternalData { tensor: "w".to_owned() }));
-        assert_eq!(inspect(&inner(Tensor::default())).unwrap().metadata["operators"], serde_json::json!(["If"]));
+    fn weights_outside_the_file_are_rejected_wherever_they_cannot_be_given() {
+        // Each way from the model down to a tensor, as the numbers of the fields.
+        let ways: [&[u32]; 18] = [
+            &[7, 1, 5, 5],           // an attribute of a node
+            &[7, 1, 5, 10],          // one of several
+            &[7, 1, 5, 22, 1],       // the values of a sparse tensor
+            &[7, 1, 5, 22, 2],       // its indices
+            &[7, 1, 5, 23, 1],       // one of several sparse tensors
+            &[7, 1, 5, 6, 5],        // an initializer of a subgraph
+            &[7, 1, 5, 11, 5],       // of one of several
+            &[7, 1, 5, 6, 15, 1],    // a sparse one
+            &[7, 1, 5, 6, 1, 5, 5],  // a node of a subgraph
+            &[7, 15, 1],             // a sparse initializer
+            &[7, 15, 2],
+            &[25, 7, 5, 5],          // a node of a function
+            &[25, 7, 5, 6, 5],       // a subgraph there
+            &[25, 11, 5],            // the default of a function's attribute
+            &[25, 11, 6, 5],         // a subgraph there
+            &[25, 11, 23, 2],
+            &[20, 1, 5],             // training information
+            &[20, 2, 1, 5, 5],
+        ];
+        for way in ways {
+            let mut bytes = outside(&["a"]);
+            let mut inside = Tensor { name: Some("w".to_owned()), ..Tensor::default() }.encode_to_vec();
+            for number in way.iter().rev() {
+                bytes = field(*number, &bytes);
+                inside = field(*number, &inside);
+            }
+            assert_eq!(inspect(&model(&bytes)), Err(Error::ExternalData { tensor: "w".to_owned() }), "{way:?}");
+            assert!(inspect(&model(&inside)).is_ok(), "{way:?}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_in_two_pieces_is_checked_in_each() {
+        // protobuf merges the occurrences of a field that is there once.
+        let [location, place] = [13, 14].map(|number| {
+            let mut whole = Vec::new();
+            match number {
+                14 => put_number(14, 1, &mut whole),
+                _ => put(13, &Entry { key: Some("location".to_owned()), value: Some("a".to_owned()) }.encode_to_vec(), &mut whole),
+            }
+            field(5, &whole)
+        });
+        for pieces in [[location.clone(), place.clone()].concat(), [place, location].concat()] {
+            let bytes = graph(&field(1, &field(5, &pieces)));
+            assert!(matches!(inspect(&bytes), Err(Error::ExternalData { .. })));
+        }
+    }
+
+    #[test]
+    fn fields_that_the_schema_does_not_define_are_rejected() {
+        // At the top, in a graph, a node, a tensor, a type; a known field as a number; a group.
+        let unknown = field(99, &outside(&["a"]));
+        let mut number = Vec::new();
+        put_number(5, 1, &mut number);
+        for bytes in [
+            unknown.clone(),
+            graph(&unknown),
+            graph(&field(1, &unknown)),
+            graph(&field(5, &unknown)),
+            graph(&field(11, &field(2, &unknown))),
+            graph(&number),
+            vec![0x3b, 0x3c],
+        ] {
+            assert!(matches!(inspect(&model(&bytes)), Err(Error::InvalidModel { .. })), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_rejected_before_the_stack_ends() {
+        let mut bytes = Vec::new();
+        for _ in 0..100_000 {
+            bytes = [field(1, &field(5, &field(6, &bytes)))].concat();
+            if bytes.len() > 4_000 {
+                break;
+            }
+        }
+        assert!(matches!(inspect(&graph(&bytes)), Err(Error::InvalidModel { .. })));
     }
 
     #[test]
     fn files_of_weights_are_named_once_and_never_leave_the_folder() {
-        let with = |locations: &[&str]| {
-            inspect(&model(Graph { initializer: locations.iter().map(|l| outside(l)).collect(), ..Graph::default() }))
+        let with = |tensors: &[&[&str]]| {
+            inspect(&graph(&tensors.iter().flat_map(|l| field(5, &outside(l))).collect::<Vec<_>>()))
         };
-        assert_eq!(with(&["a.data", "b/c.data", "a.data"]).unwrap().external, ["a.data", "b/c.data"]);
+        assert_eq!(with(&[&["a.data"], &["b/c.data"], &["a.data"]]).unwrap().external, ["a.data", "b/c.data"]);
         for bad in ["", "/etc/passwd", "../x", "a/../../x", "./x", "*/_ORT_MEM_ADDR_/*", "a\\..\\x", "x\0y"] {
-            assert!(matches!(with(&[bad]), Err(Error::ExternalFile { .. })), "{bad}");
+            assert!(matches!(with(&[&[bad]]), Err(Error::ExternalFile { .. })), "{bad}");
+        }
+        for several in [&["a", "/etc/passwd"][..], &["a", "a"]] {
+            assert!(matches!(with(&[several]), Err(Error::ExternalFile { .. })), "{several:?}");
         }
     }
 

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod probe;
 pub mod reference;
 pub mod run;
+mod schema;
 pub mod session;
 pub mod signature;
 mod string_tensor;

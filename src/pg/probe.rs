@@ -1,12 +1,14 @@
 //! Starts the probe program on a model, within limits, and waits for its answer while honouring interrupts.
 //!
-//! The child gets no descriptor but its three, an empty environment, a process group of its own, limits on memory,
-//! processor time, file size and core dumps, and dies with its parent. Model, answer and complaints pass through
+//! The child gets no descriptor but its three, an empty environment, an empty working directory and a process group of its own,
+//! limits on memory, processor time, file size and core dumps, and dies with its parent. Model, answer and complaints pass through
 //! unnamed files in memory, so that neither side ever waits for the other to read.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,33 @@ fn memory_file() -> Result<File> {
     memfd_create(c"pg_predict", MFdFlags::MFD_CLOEXEC)
         .map(File::from)
         .map_err(|_| pg_predict_engine::Error::OutOfMemory { what: "trying the model".into(), bytes: 0 }.into())
+}
+
+/// An empty directory that is the child's working directory: a name in a model that is looked up relative to it finds nothing.
+struct EmptyDirectory(PathBuf);
+
+impl EmptyDirectory {
+    /// Makes one among PostgreSQL's temporary files. Should the backend be killed before it can remove it, the server does when it
+    /// restarts, because of its name.
+    fn new() -> std::io::Result<Self> {
+        let parent = Path::new("base/pgsql_tmp");
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let path = parent.join(format!("pgsql_tmp{}.validation", std::process::id()));
+        // Left by a process of the same number that was killed.
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
+        DirBuilder::new().mode(0o500).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for EmptyDirectory {
+    /// Removes it. The child, which is in it by then, can make nothing in a directory that is gone.
+    fn drop(&mut self) {
+        // What cannot be removed now is an empty directory that is removed when the server starts.
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 /// The child, and all that it started, ended when this goes.
@@ -86,6 +115,7 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
     let timeout = guc::probe_timeout();
     let seconds = timeout.as_secs() + 1;
     let parent = std::process::id();
+    let directory = EmptyDirectory::new().map_err(failed)?;
 
     let mut command = Command::new(&path);
     command
@@ -93,7 +123,7 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
         // Both names, so that no build of ONNX Runtime reports anything to anybody.
         .env("ORT_DISABLE_TELEMETRY", "1")
         .env("ORT_TELEMETRY_DISABLED", "1")
-        .current_dir("/")
+        .current_dir(&directory.0)
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output.try_clone().map_err(failed)?))
         .stderr(Stdio::from(complaints.try_clone().map_err(failed)?))
@@ -123,7 +153,9 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
             Ok(())
         });
     }
+    // The program is named by an absolute path and has been started when this returns.
     let mut group = Group(command.spawn().map_err(failed)?);
+    drop(directory);
     let started = Instant::now();
     let mut pause = Duration::from_millis(1);
     let status = loop {

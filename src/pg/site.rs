@@ -30,8 +30,10 @@ use crate::pg::runner::{Runner, Terms};
 use crate::pg::shared::Form;
 use crate::pg::spill::Pool;
 
-/// Room for so many rows is made at first; it doubles.
-const FIRST_ROWS: usize = 64;
+/// Room for so many rows is made at first, and doubles: a query may have very many groups of few rows.
+const FIRST_ROWS: usize = 4;
+/// Pairs of buffers that are kept to be used again.
+const MOST_SPARE: usize = 3;
 
 /// Rows of a chunk that did not go into the inputs, by their place in it, and why.
 type Bad = Vec<(usize, String)>;
@@ -50,6 +52,8 @@ pub(crate) struct Site {
     runner: Runner,
     selection: Selection,
     binding: Option<Binding>,
+    /// How rows without NULLs are gathered; all groups share it.
+    plain: Option<Rc<PlainRow>>,
     layout: Option<Arc<Layout>>,
     /// Rows under way, and whose they are.
     under_way: VecDeque<(Rows, Bad, Rc<RefCell<Results>>)>,
@@ -79,6 +83,7 @@ impl Site {
             runner: Runner::new(Terms::new(version, &wanted), session, form, expected)?,
             selection,
             binding: None,
+            plain: None,
             layout: None,
             under_way: VecDeque::new(),
             spare: Vec::new(),
@@ -109,6 +114,9 @@ impl Site {
         if self.binding.is_none() {
             let arguments = call.row(row.first, row.names)?;
             self.binding = Binding::new(&self.runner.terms.version, &arguments, columns, self.context)?;
+            let limit = self.runner.batch_size;
+            let plain = self.binding.as_ref().and_then(Binding::plain_row);
+            self.plain = plain.map(|(direct, carried, form)| Rc::new(PlainRow { direct, carried, form, limit }));
         }
         Ok(self.binding.is_some())
     }
@@ -169,7 +177,9 @@ impl Site {
         self.finish(&mut rows, bad, &ran, &results, call)?;
         rows.clear();
         batch.clear();
-        self.spare.push((batch, rows));
+        if self.spare.len() < MOST_SPARE {
+            self.spare.push((batch, rows));
+        }
         Ok(())
     }
 
@@ -195,14 +205,8 @@ impl Site {
         while !self.runner.has_room(group.batch.bytes()) {
             self.collect_first(call)?;
         }
-        let (batch, rows) = self.spare.pop().unwrap_or_default();
-        let batch = if batch.columns.is_empty() {
-            self.binding.as_ref().map(Binding::batch).unwrap_or_default()
-        } else {
-            batch
-        };
-        let full = std::mem::replace(&mut group.batch, batch);
-        let rows = std::mem::replace(&mut group.rows, rows);
+        // The group gets other buffers with its next row, should there be one.
+        let (full, rows) = (std::mem::take(&mut group.batch), std::mem::take(&mut group.rows));
         group.room = 0;
         self.runner.submit(full)?;
         self.under_way.push_back((rows, bad, results));
@@ -258,7 +262,7 @@ pub(crate) struct Group {
     parcel: Option<Parcel>,
     noted: usize,
     bad: Bad,
-    plain: Option<PlainRow>,
+    plain: Option<Rc<PlainRow>>,
 }
 
 /// Where the values of rows are that go into the tensor as they are, of calls that all name the same model.
@@ -349,34 +353,17 @@ impl Group {
                 return Ok(());
             }
             self.bound = true;
-            let limit = site.runner.batch_size;
+            self.plain = site.plain.clone().filter(|_| constant);
             if let Some(binding) = site.binding.as_mut() {
-                self.plain = binding.plain_row().filter(|_| constant).map(|(direct, carried, form)| PlainRow {
-                    direct,
-                    carried,
-                    form,
-                    limit,
-                });
-                self.batch = binding.batch();
                 for _ in 0..std::mem::take(&mut self.unbound) {
                     binding.gather_null(&mut self.rows)?;
                 }
             }
         }
-        let (limit, max_bytes, waiting) = (site.runner.batch_size, site.runner.max_bytes, site.waiting);
-        let Some(binding) = site.binding.as_mut() else { return Ok(()) };
         if self.batch.rows >= self.room {
-            let fit = max_bytes / Binding::row_bytes(&self.batch).max(1);
-            let more = self.room.clamp(FIRST_ROWS, 4096).min(limit).min(fit).max(1);
-            binding.reserve(&mut self.batch, more)?;
-            self.room = self.batch.rows + more;
-            // Looked at here and not for every row.
-            let bytes = self.batch.bytes() + self.rows.bytes();
-            site.waiting = (waiting + bytes).saturating_sub(std::mem::replace(&mut self.noted, bytes));
-            if site.waiting > max_bytes && self.batch.rows > 0 {
-                self.flush(&mut site, call)?;
-            }
+            self.make_room(&mut site, call)?;
         }
+        let (limit, max_bytes) = (site.runner.batch_size, site.runner.max_bytes);
         let Some(binding) = site.binding.as_mut() else { return Ok(()) };
         if let Some(reason) = binding.gather(&call.arguments()[row.first..], &mut self.batch, &mut self.rows)? {
             self.bad.push((self.rows.ran.len() - 1, reason));
@@ -392,6 +379,31 @@ impl Group {
             self.flush(&mut site, call)?;
         }
         Ok(())
+    }
+
+    /// Makes room for more rows. Runs those that wait first if all groups together would take more memory than a batch may.
+    fn make_room(&mut self, site: &mut Site, call: &Call) -> Result<()> {
+        let (limit, max_bytes) = (site.runner.batch_size, site.runner.max_bytes);
+        loop {
+            let Some(binding) = site.binding.as_ref() else { return Ok(()) };
+            if self.batch.columns.is_empty() {
+                (self.batch, self.rows) = match site.spare.pop() {
+                    Some((batch, rows)) if self.rows.ran.is_empty() => (batch, rows),
+                    _ => (binding.batch(), std::mem::take(&mut self.rows)),
+                };
+            }
+            let each = Binding::row_bytes(&self.batch).max(1);
+            let more = self.room.clamp(FIRST_ROWS, 4096).min(limit).min(max_bytes / each).max(1);
+            let bytes = (self.batch.bytes() + self.rows.bytes()).saturating_add(more.saturating_mul(each));
+            site.waiting = (site.waiting.saturating_add(bytes)).saturating_sub(std::mem::replace(&mut self.noted, bytes));
+            if site.waiting > max_bytes && self.batch.rows > 0 {
+                self.flush(site, call)?;
+                continue;
+            }
+            binding.reserve(&mut self.batch, more)?;
+            self.room = self.batch.rows + more;
+            return Ok(());
+        }
     }
 
     fn flush(&mut self, site: &mut Site, call: &Call) -> Result<()> {
