@@ -239,23 +239,23 @@ mod tests {
     fn weights_outside_the_file_are_rejected_wherever_they_cannot_be_given() {
         // Each way from the model down to a tensor, as the numbers of the fields.
         let ways: [&[u32]; 18] = [
-            &[7, 1, 5, 5],           // an attribute of a node
-            &[7, 1, 5, 10],          // one of several
-            &[7, 1, 5, 22, 1],       // the values of a sparse tensor
-            &[7, 1, 5, 22, 2],       // its indices
-            &[7, 1, 5, 23, 1],       // one of several sparse tensors
-            &[7, 1, 5, 6, 5],        // an initializer of a subgraph
-            &[7, 1, 5, 11, 5],       // of one of several
-            &[7, 1, 5, 6, 15, 1],    // a sparse one
-            &[7, 1, 5, 6, 1, 5, 5],  // a node of a subgraph
-            &[7, 15, 1],             // a sparse initializer
+            &[7, 1, 5, 5],          // an attribute of a node
+            &[7, 1, 5, 10],         // one of several
+            &[7, 1, 5, 22, 1],      // the values of a sparse tensor
+            &[7, 1, 5, 22, 2],      // its indices
+            &[7, 1, 5, 23, 1],      // one of several sparse tensors
+            &[7, 1, 5, 6, 5],       // an initializer of a subgraph
+            &[7, 1, 5, 11, 5],      // of one of several
+            &[7, 1, 5, 6, 15, 1],   // a sparse one
+            &[7, 1, 5, 6, 1, 5, 5], // a node of a subgraph
+            &[7, 15, 1],            // a sparse initializer
             &[7, 15, 2],
-            &[25, 7, 5, 5],          // a node of a function
-            &[25, 7, 5, 6, 5],       // a subgraph there
-            &[25, 11, 5],            // the default of a function's attribute
-            &[25, 11, 6, 5],         // a subgraph there
+            &[25, 7, 5, 5],    // a node of a function
+            &[25, 7, 5, 6, 5], // a subgraph there
+            &[25, 11, 5],      // the default of a function's attribute
+            &[25, 11, 6, 5],   // a subgraph there
             &[25, 11, 23, 2],
-            &[20, 1, 5],             // training information
+            &[20, 1, 5], // training information
             &[20, 2, 1, 5, 5],
         ];
         for way in ways {
@@ -277,7 +277,11 @@ mod tests {
             let mut whole = Vec::new();
             match number {
                 14 => put_number(14, 1, &mut whole),
-                _ => put(13, &Entry { key: Some("location".to_owned()), value: Some("a".to_owned()) }.encode_to_vec(), &mut whole),
+                _ => put(
+                    13,
+                    &Entry { key: Some("location".to_owned()), value: Some("a".to_owned()) }.encode_to_vec(),
+                    &mut whole,
+                ),
             }
             field(5, &whole)
         });

@@ -395,7 +395,8 @@ impl Group {
             let each = Binding::row_bytes(&self.batch).max(1);
             let more = self.room.clamp(FIRST_ROWS, 4096).min(limit).min(max_bytes / each).max(1);
             let bytes = (self.batch.bytes() + self.rows.bytes()).saturating_add(more.saturating_mul(each));
-            site.waiting = (site.waiting.saturating_add(bytes)).saturating_sub(std::mem::replace(&mut self.noted, bytes));
+            site.waiting =
+                (site.waiting.saturating_add(bytes)).saturating_sub(std::mem::replace(&mut self.noted, bytes));
             if site.waiting > max_bytes && self.batch.rows > 0 {
                 self.flush(site, call)?;
                 continue;

@@ -53,8 +53,6 @@ pub(super) struct Calls {
     inside_aggregates: bool,
     /// A sub-select somewhere in the statement calls a volatile function.
     volatile_subplans: bool,
-    /// Parameters that a sub-select sets while it is evaluated.
-    own_parameters: Vec<i32>,
 }
 
 impl Calls {
@@ -98,16 +96,9 @@ impl Calls {
             return self.all(arguments, guard);
         }
         let has_subplan = |node: *mut Node| node::contains(node, &mut |n| is(n, NodeTag::T_SubPlan));
-        let own = |n: *mut Node| {
-            is(n, NodeTag::T_Param) && {
-                // SAFETY: a Param by its tag.
-                let parameter = unsafe { &*n.cast::<pg_sys::Param>() };
-                parameter.paramkind == pg_sys::ParamKind::PARAM_EXEC && self.own_parameters.contains(&parameter.paramid)
-            }
-        };
         let reason = if is_volatile(arguments.cast()) || (self.volatile_subplans && has_subplan(arguments.cast())) {
             "volatile argument"
-        } else if has_free_test(arguments.cast()) || node::contains(arguments.cast(), &mut |n| own(n)) {
+        } else if has_free_test(arguments.cast()) {
             "argument known only where it is evaluated"
         } else if is_volatile(guard) {
             "volatile condition"
@@ -168,7 +159,7 @@ impl Calls {
                 NodeTag::T_BoolExpr => self.boolean(node.cast(), guard),
                 NodeTag::T_CaseExpr => self.case(node.cast(), guard),
                 NodeTag::T_CoalesceExpr => self.coalesce(node.cast(), guard),
-                NodeTag::T_SubPlan => self.subplan(node.cast(), guard),
+                NodeTag::T_SubPlan => self.subplan(node.cast()),
                 // They are looked into by themselves, since they are evaluated elsewhere.
                 NodeTag::T_Aggref | NodeTag::T_WindowFunc => {}
                 _ => self.leave(node, "place whose evaluation depends on values"),
@@ -263,20 +254,11 @@ impl Calls {
         }
     }
 
-    /// What a sub-select is compared with is evaluated for every row; what it sets itself is known only then.
-    unsafe fn subplan(&mut self, node: *mut pg_sys::SubPlan, guard: *mut Node) {
+    /// What a sub-select is compared with is evaluated for each row of the sub-select, and not at all if it has none.
+    unsafe fn subplan(&mut self, node: *mut pg_sys::SubPlan) {
         // SAFETY: the caller read its tag.
         unsafe {
-            let before = self.own_parameters.len();
-            let set = (*node).paramIds;
-            let count = if set.is_null() { 0 } else { (*set).length as usize };
-            self.own_parameters.extend((0..count).map(|i| (*(*set).elements.add(i)).int_value));
-            // A row comparison with a sub-select stops at the first column that differs.
-            match node::tag((*node).testexpr) {
-                NodeTag::T_OpExpr => self.look((*node).testexpr, guard),
-                _ => self.leave((*node).testexpr, "comparison with a subquery"),
-            }
-            self.own_parameters.truncate(before);
+            self.leave((*node).testexpr, "comparison with a subquery");
             self.leave((*node).args.cast(), "argument of a subquery");
         }
     }
@@ -298,6 +280,11 @@ impl Calls {
                     NodeTag::T_Aggref => {
                         let a = node.cast::<pg_sys::Aggref>();
                         ((*a).args, (*a).aggfilter, (*a).aggdirectargs)
+                    }
+                    // lag() and others evaluate their arguments for the rows that they choose.
+                    _ if !(*node.cast::<pg_sys::WindowFunc>()).winagg => {
+                        self.leave(node, "argument of a window function");
+                        continue;
                     }
                     _ => {
                         let w = node.cast::<pg_sys::WindowFunc>();

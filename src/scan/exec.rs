@@ -21,13 +21,13 @@ use crate::pg::{memory, owner, sessions, text};
 use crate::scan::explain::{Counters, Shared};
 use crate::scan::kit::Look;
 use crate::scan::lane::Lane;
-use crate::scan::recipe::Recipe;
+use crate::scan::recipe::{Recipe, Top};
 use crate::scan::{EXECUTION, executor};
 
 /// Rows of the first window; the next ones are four times as large each.
 const FIRST_WINDOW: usize = 256;
-/// The same where not all rows may be wanted.
-const FIRST_LAZY_WINDOW: usize = 16;
+/// Rows that a window has room for at first.
+const FIRST_ROOM: usize = 16;
 /// Models that one group keeps ready, where their name is different from row to row.
 const LANES: usize = 16;
 /// Bytes of a block of kept values.
@@ -119,7 +119,7 @@ impl Window {
     /// Makes room for more rows, or fails without ending the process.
     #[cold]
     fn grow(&mut self) -> Result<()> {
-        let more = self.values.len().max(FIRST_LAZY_WINDOW * self.columns);
+        let more = self.values.len().max(FIRST_ROOM * self.columns);
         let full =
             |_| pg_predict_engine::Error::OutOfMemory { what: "rows that wait for a batch".into(), bytes: more * 9 };
         self.values.try_reserve(more).map_err(full)?;
@@ -213,6 +213,14 @@ pub(super) struct Scan {
     max_bytes: usize,
     pipelined: bool,
     bound: Option<(*mut ExprState, *mut ExprState)>,
+    /// The rows that a LIMIT above wants, once that is known.
+    limit: Option<u64>,
+    /// Rows that were given since the node began.
+    given: u64,
+    /// The run of the query that the node is in, the rows that the client wants of it (0: all), and those given in it.
+    run: u64,
+    wanted_by_run: u64,
+    given_in_run: u64,
     /// Rows of a cursor that may go back.
     store: *mut pg_sys::Tuplestorestate,
     store_slot: *mut pg_sys::TupleTableSlot,
@@ -379,6 +387,11 @@ unsafe fn set_up(
             max_bytes,
             pipelined: guc::pipeline(),
             bound,
+            limit: None,
+            given: 0,
+            run: 0,
+            wanted_by_run: 0,
+            given_in_run: 0,
             store: std::ptr::null_mut(),
             store_slot: std::ptr::null_mut(),
             goes_back: false,
@@ -462,6 +475,7 @@ pub(super) unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState
             }
             scan.windows.iter_mut().for_each(Window::clear);
             (scan.ahead, scan.ended, scan.store_ended, scan.size) = (false, false, false, 0);
+            (scan.limit, scan.given) = (None, 0);
         }
         if (*child).chgParam.is_null() {
             executor::ExecReScan(child);
@@ -612,43 +626,68 @@ impl Scan {
         }
     }
 
-    /// Rows of the next window.
-    unsafe fn next_size(&mut self, context: *mut pg_sys::ExprContext) -> usize {
-        if self.recipe.one_by_one.is_some() {
-            return 1;
+    /// Notes that the query runs anew: a cursor's, for other rows.
+    #[cold]
+    unsafe fn enter_run(&mut self, node: *mut pg_sys::CustomScanState, run: u64) {
+        self.run = run;
+        // SAFETY: a node that has begun has the state of its query. A run of another query says nothing of this one.
+        if let Some(wanted) = executor::rows_wanted(unsafe { (*node).ss.ps.state }) {
+            (self.wanted_by_run, self.given_in_run) = (wanted, 0);
         }
-        if self.size == 0 {
-            self.size = if self.recipe.lazy { FIRST_LAZY_WINDOW } else { FIRST_WINDOW };
-            if let Some((count, offset)) = self.bound {
-                // SAFETY: constants and parameters.
-                unsafe {
-                    let number = |e: *mut ExprState| {
-                        if e.is_null() {
-                            return 0;
-                        }
-                        let v = evaluate(e, context);
-                        if v.isnull { 0 } else { (v.value.value() as i64).clamp(0, 1 << 30) as usize }
-                    };
-                    let wanted = number(count) + number(offset);
-                    if wanted > 0 {
-                        self.size = wanted;
-                    }
+    }
+
+    /// The rows that PostgreSQL would read at least before it stops, apart from those that wait; none where it reads all.
+    unsafe fn wanted(&mut self, context: *mut pg_sys::ExprContext, waiting: usize) -> Option<usize> {
+        if let (None, Some((count, offset))) = (self.limit, self.bound) {
+            let number = |e: *mut ExprState| {
+                if e.is_null() {
+                    return Some(0);
                 }
-            }
-        } else {
-            self.size = self.size.saturating_mul(4);
+                // SAFETY: constants and parameters, of type bigint.
+                let v = unsafe { evaluate(e, context) };
+                (!v.isnull).then(|| u64::try_from(v.value.value().cast_signed()).unwrap_or(0))
+            };
+            // LIMIT NULL is none.
+            self.limit = Some(match (number(count), number(offset)) {
+                (Some(count), offset) => count.saturating_add(offset.unwrap_or(0)),
+                (None, _) => u64::MAX,
+            });
         }
-        self.size = self.size.clamp(1, self.most.max(1));
-        self.size
+        let of_limit = self.limit.map(|limit| limit.saturating_sub(self.given));
+        let of_run = match self.recipe.top {
+            _ if self.wanted_by_run == 0 => None,
+            Top::Below => None,
+            Top::Exact => Some(self.wanted_by_run.saturating_sub(self.given_in_run)),
+            Top::Loose => Some(1),
+        };
+        let wanted = of_limit.into_iter().chain(of_run).min()?;
+        Some(usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(waiting))
+    }
+
+    /// Rows of the next window, while so many wait; 0 if none may be read before they are given.
+    unsafe fn next_size(&mut self, context: *mut pg_sys::ExprContext, waiting: usize) -> usize {
+        let begins = self.size == 0;
+        self.size = if begins { FIRST_WINDOW } else { self.size.saturating_mul(4) }.clamp(1, self.most.max(1));
+        if self.recipe.one_by_one.is_some() || (begins && self.recipe.first_alone) {
+            return usize::from(waiting == 0);
+        }
+        // SAFETY: as for `wanted`.
+        match unsafe { self.wanted(context, waiting) } {
+            None => self.size,
+            // All of them are needed, so that there is no reason to begin with few.
+            Some(wanted) => {
+                self.size = self.most.max(1);
+                wanted.min(self.size).max(usize::from(waiting == 0))
+            }
+        }
     }
 
     /// Reads a window and sends its rows on their way.
-    unsafe fn fill(&mut self, node: *mut pg_sys::CustomScanState, which: usize) -> Result<()> {
+    unsafe fn fill(&mut self, node: *mut pg_sys::CustomScanState, which: usize, most: usize) -> Result<()> {
         // SAFETY: the node has begun; the slot is read before the next one is fetched.
         unsafe {
             let child = (*node).ss.ps.lefttree;
             let context = (*node).ss.ps.ps_ExprContext;
-            let most = self.next_size(context);
             self.windows[which].clear();
             while self.windows[which].rows < most && self.windows[which].bytes < self.max_bytes {
                 let Some(slot) = fetch(child) else {
@@ -767,32 +806,31 @@ impl Scan {
 
     /// Makes the next window the one that is given. False at the end.
     unsafe fn refill(&mut self, node: *mut pg_sys::CustomScanState) -> Result<bool> {
-        let large = self.size >= self.most && self.pipelined && self.recipe.one_by_one.is_none();
-        if !self.ahead {
+        // SAFETY: the node has begun.
+        let context = unsafe { (*node).ss.ps.ps_ExprContext };
+        if self.ahead {
+            self.now = 1 - self.now;
+            self.ahead = false;
+        } else {
             if self.ended {
                 return Ok(false);
             }
             // SAFETY: as for `fill`.
-            unsafe { self.fill(node, self.now)? };
-            if !large || self.ended {
-                self.arrive()?;
-                self.share();
-                return Ok(self.windows[self.now].rows > 0);
+            unsafe {
+                let most = self.next_size(context, 0);
+                self.fill(node, self.now, most)?;
             }
-        } else {
-            self.now = 1 - self.now;
-            self.ahead = false;
         }
-        if self.ended {
+        let waiting = self.windows[self.now].rows;
+        let goes_ahead = !self.ended && self.size >= self.most && self.pipelined;
+        // SAFETY: as above.
+        let most = if goes_ahead { unsafe { self.next_size(context, waiting) } } else { 0 };
+        if most == 0 {
             self.arrive()?;
         } else {
             // SAFETY: as above.
-            unsafe { self.fill(node, 1 - self.now)? };
-            self.ahead = true;
-            let now = self.now;
-            if self.windows[now].spoiled.is_some() {
-                self.ahead = false;
-            }
+            unsafe { self.fill(node, 1 - self.now, most)? };
+            self.ahead = self.windows[self.now].spoiled.is_none();
             self.settle()?;
         }
         self.share();
@@ -916,6 +954,10 @@ pub(super) unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) 
         let slot = (*node).ss.ss_ScanTupleSlot;
         let ps = &raw mut (*node).ss.ps;
         let context = (*ps).ps_ExprContext;
+        let run = executor::run();
+        if run != scan.run {
+            scan.enter_run(node, run);
+        }
         loop {
             reset(context);
             let stored = if scan.goes_back { scan.store_next_kept(node) } else { scan.store_next(node) };
@@ -944,6 +986,8 @@ pub(super) unsafe extern "C-unwind" fn next(node: *mut pg_sys::CustomScanState) 
                     continue;
                 }
             }
+            scan.given += 1;
+            scan.given_in_run += 1;
             if (*ps).ps_ProjInfo.is_null() {
                 return slot;
             }

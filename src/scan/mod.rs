@@ -61,6 +61,7 @@ fn is_ours(plan: *const pg_sys::Plan) -> bool {
 
 static mut PLANNER: pg_sys::planner_hook_type = None;
 static mut EXECUTOR_START: pg_sys::ExecutorStart_hook_type = None;
+static mut EXECUTOR_RUN: pg_sys::ExecutorRun_hook_type = None;
 
 /// Sets the hooks. Once a process.
 pub(crate) fn init() {
@@ -72,6 +73,8 @@ pub(crate) fn init() {
         pg_sys::planner_hook = Some(planner);
         EXECUTOR_START = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(executor_start);
+        EXECUTOR_RUN = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(executor_run);
     }
 }
 
@@ -134,5 +137,44 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             Some(next) => next(query, flags),
             None => executor::standard_ExecutorStart(query, flags),
         }
+    }
+}
+
+/// Notes how many rows are wanted, so that no more are read ahead. A cursor asks for some of them.
+#[cfg(not(feature = "pg18"))]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: hands on what it was given.
+    unsafe {
+        let before = executor::begin_run((*query).estate, count);
+        match EXECUTOR_RUN {
+            Some(next) => next(query, direction, count, once),
+            None => executor::standard_ExecutorRun(query, direction, count, once),
+        }
+        executor::end_run(before);
+    }
+}
+
+/// As above; from PostgreSQL 18 on a query does not say that it runs once.
+#[cfg(feature = "pg18")]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    // SAFETY: hands on what it was given.
+    unsafe {
+        let before = executor::begin_run((*query).estate, count);
+        match EXECUTOR_RUN {
+            Some(next) => next(query, direction, count),
+            None => executor::standard_ExecutorRun(query, direction, count),
+        }
+        executor::end_run(before);
     }
 }

@@ -13,19 +13,48 @@ use pgrx::pg_sys::{self, Node, NodeTag, Oid, Plan};
 use crate::error::Result;
 use crate::pg::node::{self, is, length, list, members, rebuilt};
 use crate::scan::calls::{self, Calls, Found};
-use crate::scan::recipe::{Call, Group, Left, Recipe};
+use crate::scan::recipe::{Call, Group, Left, Recipe, Top};
 use crate::scan::{METHODS, is_ours};
 
 const OUTER: i32 = pg_sys::OUTER_VAR;
 const INDEX: i32 = pg_sys::INDEX_VAR;
 
-/// What is known of the place of a node in its plan.
+/// How much of its output the nodes above a place read. Rows are read ahead only if PostgreSQL would read them too.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Reading may stop before the end.
-    lazy: bool,
+    /// Whether the client may stop reading.
+    top: Top,
+    /// A LIMIT above, each row of which needs at least one row of this place.
+    limit: Option<*mut pg_sys::Limit>,
+    /// Reading may stop at any row.
+    stops: bool,
+    /// A first row may be all that is read.
+    first_alone: bool,
     /// It runs in parallel workers.
     shared: bool,
+}
+
+impl Place {
+    /// A place whose rows are all read.
+    fn whole(shared: bool) -> Self {
+        Self { top: Top::Below, limit: None, stops: false, first_alone: false, shared }
+    }
+
+    /// A place of which reading may stop at any row.
+    fn stopping(self) -> Self {
+        Self { limit: None, stops: true, ..self }
+    }
+
+    /// A place below a node that may make several rows of one.
+    fn multiplied(self) -> Self {
+        let top = if self.top == Top::Exact { Top::Loose } else { self.top };
+        let below = Self { top, ..self };
+        if self.limit.is_some() { below.stopping() } else { below }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.top == Top::Below && self.limit.is_none() && !self.stops
+    }
 }
 
 /// The rewrite of one statement.
@@ -34,11 +63,10 @@ struct Rewrite {
     /// The statement is a cursor's query, which may be read backwards and told to change its current row.
     cursor: bool,
     has_row_marks: bool,
-    modifies: bool,
-    /// Plan nodes with volatile functions, in all.
-    volatile_nodes: usize,
     volatile_subplans: bool,
     range_table: *mut pg_sys::List,
+    /// Where each sub-plan that is a CTE is read.
+    cte_places: HashMap<i32, Vec<Place>>,
 }
 
 /// Marks a statement that the planner hook has seen, among its dependencies: none of PostgreSQL's caches has this number.
@@ -72,20 +100,59 @@ pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         }
         let mut subplan_nodes = Vec::new();
         plans.iter().skip(1).for_each(|plan| every(*plan, &mut subplan_nodes));
+        let read_whole = subplans_read_whole(&all);
         let mut rewrite = Rewrite {
             next_id: all.iter().map(|plan| (**plan).plan_node_id).max().unwrap_or(0) + 1,
             cursor,
             has_row_marks: !(*statement).rowMarks.is_null(),
-            modifies: (*statement).commandType != pg_sys::CmdType::CMD_SELECT || (*statement).hasModifyingCTE,
-            volatile_nodes: all.iter().filter(|plan| is_volatile(**plan)).count(),
             volatile_subplans: subplan_nodes.iter().any(|plan| is_volatile(*plan)),
             range_table: (*statement).rtable,
+            cte_places: HashMap::new(),
         };
-        (*statement).planTree = rewrite.plan((*statement).planTree, Place { lazy: cursor, shared: false })?;
-        // A sub-select may be read only until it is decided. It is no cursor's scan.
+        let top = Place { top: Top::Exact, ..Place::whole(false) };
+        (*statement).planTree = rewrite.plan((*statement).planTree, top)?;
+        // None of them is a cursor's scan. A CTE has a smaller number than the sub-plans that read it.
         rewrite.cursor = false;
-        rewrite.each((*statement).subplans, Place { lazy: true, shared: false })
+        for (i, number) in (0..length((*statement).subplans)).zip(1..).collect::<Vec<(usize, i32)>>().into_iter().rev()
+        {
+            let place = match rewrite.cte_places.remove(&number).as_deref() {
+                Some([only]) => *only,
+                Some(places) if places.iter().any(Place::is_whole) => Place::whole(false),
+                None if read_whole.contains(&number) => Place::whole(false),
+                _ => Place::whole(false).stopping(),
+            };
+            let cell = (*(*statement).subplans).elements.add(i);
+            (*cell).ptr_value = rewrite.plan((*cell).ptr_value.cast(), place)?.cast();
+        }
+        Ok(())
     }
+}
+
+/// The numbers of the sub-plans that are read to the end once they are read.
+unsafe fn subplans_read_whole(plans: &[*mut Plan]) -> Vec<i32> {
+    let mut whole = Vec::new();
+    let mut note = |n: *mut Node| {
+        if is(n, NodeTag::T_SubPlan) {
+            // SAFETY: the tag says what it is.
+            let subplan = unsafe { &*n.cast::<pg_sys::SubPlan>() };
+            if subplan.useHashTable || subplan.subLinkType == pg_sys::SubLinkType::ARRAY_SUBLINK {
+                whole.push(subplan.plan_id);
+            }
+        }
+        false
+    };
+    for plan in plans {
+        // SAFETY: a plan's node and its expressions.
+        unsafe {
+            node::contains((**plan).initPlan.cast(), &mut note);
+            node::contains((**plan).targetlist.cast(), &mut note);
+            node::contains((**plan).qual.cast(), &mut note);
+            for expression in other_expressions(*plan) {
+                node::contains(expression, &mut note);
+            }
+        }
+    }
+    whole
 }
 
 /// Whether a statement may have calls and was planned before this library was loaded.
@@ -169,6 +236,69 @@ unsafe fn is_volatile(plan: *mut Plan) -> bool {
         calls::is_volatile((*plan).targetlist.cast())
             || calls::is_volatile((*plan).qual.cast())
             || other_expressions(plan).into_iter().any(calls::is_volatile)
+    }
+}
+
+/// Whether a node evaluates a volatile function for each row that it gives. A function in FROM is read to its end before its first row
+/// is given, so that it counts only where it is called anew for each row of another table.
+unsafe fn is_volatile_per_row(plan: *mut Plan) -> bool {
+    // SAFETY: a plan's node.
+    unsafe {
+        let once = (*plan).type_ == NodeTag::T_FunctionScan && (*plan).extParam.is_null();
+        calls::is_volatile((*plan).targetlist.cast())
+            || calls::is_volatile((*plan).qual.cast())
+            || (!once && other_expressions(plan).into_iter().any(calls::is_volatile))
+    }
+}
+
+/// Whether a WindowAgg evaluates the arguments of its aggregates once for every row that it reads.
+unsafe fn evaluates_each_row_once(window: *mut pg_sys::WindowAgg) -> bool {
+    // SAFETY: a WindowAgg node.
+    let (frame, stops) = unsafe {
+        let stops = !(*window).runCondition.is_null() || !(*window).plan.qual.is_null();
+        ((*window).frameOptions.cast_unsigned(), stops)
+    };
+    let has = |options: u32| frame & options != 0;
+    !stops
+        && has(pg_sys::FRAMEOPTION_START_UNBOUNDED_PRECEDING)
+        && has(pg_sys::FRAMEOPTION_END_CURRENT_ROW | pg_sys::FRAMEOPTION_END_UNBOUNDED_FOLLOWING)
+        && !has(pg_sys::FRAMEOPTION_EXCLUSION)
+}
+
+/// Whether the number of rows of a LIMIT is known before it is executed.
+unsafe fn limit_is_known(limit: *mut pg_sys::Limit) -> bool {
+    let known = |n: *mut Node| match node::tag(n) {
+        // SAFETY: the tag says what it is.
+        NodeTag::T_Const => unsafe { !(*n.cast::<pg_sys::Const>()).constisnull },
+        // SAFETY: as above.
+        NodeTag::T_Param => unsafe { (*n.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN },
+        _ => false,
+    };
+    // SAFETY: a Limit node.
+    unsafe {
+        (*limit).limitOption == pg_sys::LimitOption::LIMIT_OPTION_COUNT
+            && known((*limit).limitCount)
+            && ((*limit).limitOffset.is_null() || known((*limit).limitOffset))
+    }
+}
+
+/// Makes the scans below a node of ours, which is a child of an Append, ordinary ones: a foreign scan that is planned to run
+/// asynchronously gives its rows to its Append alone.
+unsafe fn scan_synchronously(child: *mut Plan) {
+    // SAFETY: each node is read as what its tag says it is.
+    unsafe {
+        let mut all = Vec::new();
+        every(child, &mut all);
+        if !all.iter().any(|plan| is_ours(*plan)) {
+            return;
+        }
+        for plan in all {
+            // Those of an Append further down are its own affair.
+            if (*plan).type_ == NodeTag::T_Append {
+                break;
+            }
+            (*plan).async_capable = false;
+        }
     }
 }
 
@@ -301,7 +431,16 @@ impl Columns {
     }
 }
 
+/// Whether two conditions are the same one; none is always true.
+unsafe fn same_condition(a: *mut Node, b: *mut Node) -> bool {
+    // SAFETY: compares two expressions.
+    unsafe { a.is_null() == b.is_null() && (a.is_null() || pg_sys::equal(a.cast(), b.cast())) }
+}
+
 /// The calls that one node takes: those that are equal are one.
+///
+/// Calls share a run only under the same condition. A call under another one may fail where PostgreSQL would never evaluate it, even
+/// before any row: its output may not exist.
 struct Taken {
     /// Each different call, and where it is in the scan once it is.
     different: Vec<(*mut pg_sys::FuncExpr, crate::pg::form::Form, usize)>,
@@ -343,26 +482,33 @@ impl Taken {
     unsafe fn new(found: &[Found]) -> Self {
         let mut taken = Self { different: Vec::new(), of: HashMap::new(), groups: Vec::new() };
         for f in found {
-            // SAFETY: compares calls.
+            // SAFETY: compares calls and conditions.
+            let group = taken.groups.iter().position(|(members, guard)| unsafe {
+                let same = |m: usize| pg_sys::equal(taken.different[m].0.cast(), f.call.cast());
+                share(taken.different[members[0]].0, f.call)
+                    && (same_condition(*guard, f.guard) || (members.len() == 1 && same(members[0])))
+            });
+            let group = group.unwrap_or_else(|| {
+                taken.groups.push((Vec::new(), f.guard));
+                taken.groups.len() - 1
+            });
+            let (members, guard) = &mut taken.groups[group];
+            // SAFETY: as above.
+            unsafe {
+                if !same_condition(*guard, f.guard) {
+                    *guard = calls::either(*guard, f.guard);
+                }
+            }
+            let different = &mut taken.different;
+            // SAFETY: as above.
             let known =
-                taken.different.iter().position(|(c, _, _)| unsafe { pg_sys::equal((*c).cast(), f.call.cast()) });
+                members.iter().copied().find(|m| unsafe { pg_sys::equal(different[*m].0.cast(), f.call.cast()) });
             let which = known.unwrap_or_else(|| {
-                taken.different.push((f.call, f.form, usize::MAX));
-                taken.different.len() - 1
+                different.push((f.call, f.form, usize::MAX));
+                members.push(different.len() - 1);
+                different.len() - 1
             });
             taken.of.insert(f.call as usize, which);
-            // SAFETY: as above.
-            let group =
-                taken.groups.iter_mut().find(|(members, _)| unsafe { share(taken.different[members[0]].0, f.call) });
-            match group {
-                Some((members, guard)) => {
-                    *guard = calls::either(*guard, f.guard);
-                    if !members.contains(&which) {
-                        members.push(which);
-                    }
-                }
-                None => taken.groups.push((vec![which], f.guard)),
-            }
         }
         taken
     }
@@ -396,6 +542,12 @@ unsafe fn lift_join_filter(join: *mut pg_sys::Join) {
         let quals = members::<Node>((*join).joinqual);
         let Some(first) = quals.iter().position(|q| calls::any(*q)) else { return };
         if (*join).jointype != pg_sys::JoinType::JOIN_INNER {
+            return;
+        }
+        // With a unique inner side the join stops at the first row that passes all of its filter. A row of the hash table, or one found
+        // by nothing but other conditions, has no second match that passes those.
+        let only_calls = quals.iter().all(|q| calls::any(*q));
+        if (*join).inner_unique && !only_calls && (*join).plan.type_ != NodeTag::T_HashJoin {
             return;
         }
         (*join).joinqual = list(quals[..first].iter().copied());
@@ -434,24 +586,52 @@ impl Rewrite {
             let tag = (*plan).type_;
             let (mut left, mut right) = (place, place);
             match tag {
-                NodeTag::T_Limit => left.lazy = true,
-                NodeTag::T_Sort | NodeTag::T_Hash | NodeTag::T_ModifyTable => left.lazy = false,
-                NodeTag::T_Agg if (*plan.cast::<pg_sys::Agg>()).aggstrategy != pg_sys::AggStrategy::AGG_SORTED => {
-                    left.lazy = false;
+                NodeTag::T_Limit if place.limit.is_none() && limit_is_known(plan.cast()) => {
+                    left.limit = Some(plan.cast());
                 }
-                NodeTag::T_Gather | NodeTag::T_GatherMerge => left.shared = true,
+                NodeTag::T_Limit | NodeTag::T_MergeJoin | NodeTag::T_RecursiveUnion => {
+                    (left, right) = (place.stopping(), place.stopping());
+                }
+                // From PostgreSQL 18 on it has two inputs, and may not read all of either.
+                NodeTag::T_SetOp if !(*plan).righttree.is_null() => {
+                    (left, right) = (place.stopping(), place.stopping());
+                }
+                NodeTag::T_Sort | NodeTag::T_Hash | NodeTag::T_ModifyTable => left = Place::whole(place.shared),
+                NodeTag::T_Agg => {
+                    let strategy = (*plan.cast::<pg_sys::Agg>()).aggstrategy;
+                    if matches!(strategy, pg_sys::AggStrategy::AGG_PLAIN | pg_sys::AggStrategy::AGG_HASHED) {
+                        left = Place::whole(place.shared);
+                    }
+                }
+                NodeTag::T_Gather | NodeTag::T_GatherMerge => {
+                    left = Place { shared: true, ..place.multiplied() };
+                }
                 NodeTag::T_NestLoop => {
                     let join = &*plan.cast::<pg_sys::Join>();
-                    right.lazy |= join.inner_unique
-                        || matches!(join.jointype, pg_sys::JoinType::JOIN_SEMI | pg_sys::JoinType::JOIN_ANTI);
+                    (left, right) = (place.multiplied(), place.multiplied());
+                    if join.inner_unique
+                        || matches!(join.jointype, pg_sys::JoinType::JOIN_SEMI | pg_sys::JoinType::JOIN_ANTI)
+                    {
+                        right = right.stopping();
+                    }
                 }
-                NodeTag::T_MergeJoin => (left.lazy, right.lazy) = (true, true),
+                // It reads one row of its outer side before it looks whether the inner side is empty.
+                NodeTag::T_HashJoin => left = Place { first_alone: true, ..place.multiplied() },
+                NodeTag::T_ProjectSet => left = place.multiplied(),
+                NodeTag::T_CteScan => {
+                    let number = (*plan.cast::<pg_sys::CteScan>()).ctePlanId;
+                    self.cte_places.entry(number).or_default().push(Place { shared: false, ..place });
+                }
                 _ => {}
             }
             (*plan).lefttree = self.plan((*plan).lefttree, left)?;
             (*plan).righttree = self.plan((*plan).righttree, right)?;
             match tag {
-                NodeTag::T_Append => self.each((*plan.cast::<pg_sys::Append>()).appendplans, place)?,
+                NodeTag::T_Append => {
+                    let children = (*plan.cast::<pg_sys::Append>()).appendplans;
+                    self.each(children, place)?;
+                    members::<Plan>(children).into_iter().for_each(|child| scan_synchronously(child));
+                }
                 NodeTag::T_MergeAppend => self.each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, place)?,
                 NodeTag::T_SubqueryScan => {
                     let scan = plan.cast::<pg_sys::SubqueryScan>();
@@ -463,7 +643,6 @@ impl Rewrite {
                 {
                     (*plan).righttree = self.material((*plan).righttree);
                 }
-                NodeTag::T_Limit => self.limit(plan.cast())?,
                 _ => {}
             }
             if matches!(tag, NodeTag::T_Agg | NodeTag::T_WindowAgg | NodeTag::T_ProjectSet)
@@ -473,36 +652,6 @@ impl Rewrite {
             }
             if projects(tag) { self.cover(plan, place) } else { Ok(plan) }
         }
-    }
-
-    /// Tells the nodes directly below a LIMIT how many rows are wanted.
-    unsafe fn limit(&mut self, limit: *mut pg_sys::Limit) -> Result<()> {
-        // SAFETY: nodes of ours are custom scans.
-        unsafe {
-            let known = |n: *mut Node| match node::tag(n) {
-                NodeTag::T_Const => !(*n.cast::<pg_sys::Const>()).constisnull,
-                NodeTag::T_Param => (*n.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN,
-                _ => false,
-            };
-            let (count, offset) = ((*limit).limitCount, (*limit).limitOffset);
-            let plain = (*limit).limitOption == pg_sys::LimitOption::LIMIT_OPTION_COUNT;
-            if !plain || !known(count) || !(offset.is_null() || known(offset)) {
-                return Ok(());
-            }
-            let mut below = (*limit).plan.lefttree;
-            while is_ours(below) && (*below).qual.is_null() {
-                let scan = below.cast::<pg_sys::CustomScan>();
-                let mut recipe = Recipe::clone(&*Recipe::of(scan)?);
-                let add = |n: *mut Node| {
-                    (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, pg_sys::copyObjectImpl(n.cast()));
-                    length((*scan).custom_exprs) - 1
-                };
-                recipe.bound = Some((add(count), (!offset.is_null()).then(|| add(offset))));
-                recipe.put(scan)?;
-                below = (*below).lefttree;
-            }
-        }
-        Ok(())
     }
 
     /// A Material node above a plan.
@@ -553,13 +702,25 @@ impl Rewrite {
             self.above(&mut (*scan).scan.plan, plan);
             (*scan).custom_scan_tlist = Columns::entries(&columns.scan);
             (*scan).methods = &raw const METHODS.0;
-            let mut volatile = Vec::new();
-            every(plan, &mut volatile);
-            // The lists of the node below are what was moved.
-            let below = volatile.iter().filter(|p| is_volatile(**p)).count();
-            recipe.one_by_one = (below > 0 && (place.lazy || self.modifies || self.volatile_nodes > 1))
-                .then(|| "volatile function below".to_owned());
-            recipe.lazy = place.lazy;
+            let mut below = Vec::new();
+            every(plan, &mut below);
+            recipe.one_by_one = if self.volatile_subplans || below.iter().any(|p| is_volatile_per_row(*p)) {
+                Some("volatile function below".to_owned())
+            } else if place.stops {
+                Some("reading may stop at any row".to_owned())
+            } else {
+                None
+            };
+            recipe.top = place.top;
+            recipe.first_alone = place.first_alone;
+            recipe.bound = place.limit.map(|limit| {
+                let add = |n: *mut Node| {
+                    (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, pg_sys::copyObjectImpl(n.cast()));
+                    length((*scan).custom_exprs) - 1
+                };
+                let (count, offset) = ((*limit).limitCount, (*limit).limitOffset);
+                (add(count), (!offset.is_null()).then(|| add(offset)))
+            });
             recipe.shared = place.shared;
             (*scan).scan.plan.parallel_aware = place.shared;
             for ((members, _), guard) in taken.groups.iter().zip(guards) {
@@ -586,6 +747,7 @@ impl Rewrite {
             loop {
                 let mut calls = match tag {
                     NodeTag::T_ProjectSet => Calls::outside(self.volatile_subplans),
+                    NodeTag::T_WindowAgg if !evaluates_each_row_once(plan.cast()) => return Ok(()),
                     _ => Calls::inside(self.volatile_subplans),
                 };
                 calls.list((*plan).targetlist);
@@ -734,7 +896,10 @@ impl Rewrite {
             // One row, or a scan that gives no place of the row: nothing to gain, or not to be had.
             let alone = tag == NodeTag::T_Result && (*plan).lefttree.is_null();
             let unplaced = self.cursor && !self.has_row_marks && tag == NodeTag::T_IndexOnlyScan;
-            if alone || unplaced {
+            // A run condition names columns of the list by their place, and stops the evaluation of the list.
+            let stops = tag == NodeTag::T_WindowAgg
+                && !((*plan.cast::<pg_sys::WindowAgg>()).runCondition.is_null() && (*plan).qual.is_null());
+            if alone || unplaced || stops {
                 return Ok(plan);
             }
             if matches!(tag, NodeTag::T_NestLoop | NodeTag::T_MergeJoin | NodeTag::T_HashJoin) {
@@ -762,10 +927,13 @@ impl Rewrite {
             if calls.found.is_empty() {
                 calls.found = rest.found;
             } else {
-                // What shares a run with these costs nothing more.
-                let with: Vec<Found> =
-                    rest.found.into_iter().filter(|f| calls.found.iter().any(|c| share(c.call, f.call))).collect();
-                calls.found.extend(with);
+                // A call of the list or of a later filter is evaluated only for rows that pass. It is taken with these only if it is
+                // one of them, made for every row: then nothing more is run, and nothing more can fail.
+                let made = |f: &Found| {
+                    calls.found.iter().any(|c| c.guard.is_null() && pg_sys::equal(c.call.cast(), f.call.cast()))
+                };
+                let with: Vec<Found> = rest.found.into_iter().filter(|f| made(f)).collect();
+                calls.found.extend(with.into_iter().map(|f| Found { guard: std::ptr::null_mut(), ..f }));
             }
             calls.left.extend(rest.left);
             if calls.found.is_empty() {

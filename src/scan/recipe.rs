@@ -27,11 +27,13 @@ thread_local! {
 pub(super) struct Recipe {
     /// Calls that share their runs.
     pub(super) groups: Vec<Group>,
-    /// Not all rows may be wanted: what is read ahead begins small.
-    pub(super) lazy: bool,
+    /// Whether the client may stop reading.
+    pub(super) top: Top,
+    /// A first row may be all that is read.
+    pub(super) first_alone: bool,
     /// Rows are read and run one by one, and why.
     pub(super) one_by_one: Option<String>,
-    /// The most rows that are wanted, where all that are read are given: places in `custom_exprs` of LIMIT and OFFSET.
+    /// The rows that a LIMIT above wants at least: places in `custom_exprs` of LIMIT and OFFSET.
     pub(super) bound: Option<(usize, Option<usize>)>,
     /// Columns of the scan that hold the row's ctid and tableoid: the node stands for the scan of a cursor.
     pub(super) row_place: Option<(usize, usize)>,
@@ -39,6 +41,18 @@ pub(super) struct Recipe {
     pub(super) shared: bool,
     /// Calls of the plan node below that stay there.
     pub(super) left: Vec<Left>,
+}
+
+/// How the number of rows that a client asks for at a time (FETCH, a row count in the protocol) bounds what a node reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Top {
+    /// Not at all: a node above reads all rows first.
+    #[default]
+    Below,
+    /// Each row that the client gets needs at least one row of the node.
+    Exact,
+    /// One row of the node may give the client several.
+    Loose,
 }
 
 /// Calls with the same model and arguments.
