@@ -55,7 +55,7 @@ fn batch_out(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn batch_recv(call: &Call) -> Result<Option<Datum>> {
-    portable::parse(&srf::received_text(call)?).map(Some)
+    srf::received_text(call).and_then(|text| portable::parse(text)).map(Some).map_err(portable::in_binary)
 }
 
 fn batch_send(call: &Call) -> Result<Option<Datum>> {

@@ -123,6 +123,16 @@ impl Strings {
         self.ends.push(self.text.len());
     }
 
+    /// Appends one; false where there is no memory for it.
+    #[must_use]
+    pub fn try_push(&mut self, s: &str) -> bool {
+        let room = self.text.try_reserve(s.len()).is_ok() && self.ends.try_reserve(1).is_ok();
+        if room {
+            self.push(s);
+        }
+        room
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

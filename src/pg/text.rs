@@ -148,6 +148,30 @@ pub(crate) fn bytes(content: &[u8]) -> Datum {
     }
 }
 
+/// A bytea datum of a size, which `fill` writes piece by piece; an error where it writes another size.
+pub(crate) fn bytes_of(
+    size: usize,
+    fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<Datum> {
+    let wrong = || crate::error::Error::TooLarge { bytes: size };
+    let whole = size.checked_add(4).and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong)?;
+    // SAFETY: allocates header and content, raises beyond 1 GB, and nothing is written behind the end.
+    unsafe {
+        let p = pg_sys::palloc(size + 4).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(p.cast(), whole);
+        let mut at = 4;
+        fill(&mut |piece| {
+            if piece.len() > size + 4 - at {
+                return Err(wrong());
+            }
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), p.add(at), piece.len());
+            at += piece.len();
+            Ok(())
+        })?;
+        if at == size + 4 { Ok(Datum::from(p)) } else { Err(wrong()) }
+    }
+}
+
 /// The name of a type, as SQL writes it.
 pub(crate) fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: returns a palloc'd name, "???" for an unknown type.
