@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use crate::batch::{Keys, Maps, Open, Values};
 use crate::error::{Error, Result};
 use crate::layout::{self, Layout};
+use crate::portable;
 use crate::signature::OutputRow;
 use crate::tensor::{Column, ElementType, Scalar, Strings};
 
@@ -442,7 +443,17 @@ impl<'a> Chunk<'a> {
                     }
                     true
                 }
-                (Encoded::Nested(texts), OutputRow::Nested { .. }) => texts.check()? == run,
+                (Encoded::Nested(texts), OutputRow::Nested { .. }) => {
+                    if texts.check()? != run {
+                        return wrong("an output is not what its layout says");
+                    }
+                    for row in 0..run {
+                        if !portable::is_json(texts.get(row)?) {
+                            return wrong("an output is no JSON");
+                        }
+                    }
+                    true
+                }
                 (Encoded::Maps { ends, keys, values }, OutputRow::Map { key }) => {
                     let (count, kind) = match keys {
                         MapKeys::Int64(keys) => (keys.len() / 8, ElementType::Int64),

@@ -180,6 +180,13 @@ impl<'a> Scanner<'a, '_> {
     }
 }
 
+/// Whether a text is a JSON value that others can read.
+pub(crate) fn is_json(text: &str) -> bool {
+    let mut tick = || {};
+    let mut scanner = Scanner { text, at: 0, next_tick: usize::MAX, tick: &mut tick };
+    scanner.value().is_ok() && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 /// Takes a text apart: everything but its rows, and the rows.
 pub fn read<'a>(text: &'a str, tick: &mut dyn FnMut()) -> Result<(Head, &'a str)> {
     let mut scanner = Scanner { text, at: 0, next_tick: TICK, tick };
@@ -234,7 +241,8 @@ impl Texts {
 pub struct Rows<'a, 't> {
     scanner: Scanner<'a, 't>,
     columns: usize,
-    begun: bool,
+    /// Rows read.
+    rows: u64,
 }
 
 impl<'a, 't> Rows<'a, 't> {
@@ -242,7 +250,7 @@ impl<'a, 't> Rows<'a, 't> {
     pub fn new(text: &'a str, columns: usize, tick: &'t mut dyn FnMut()) -> Result<Self> {
         let mut scanner = Scanner { text, at: 0, next_tick: TICK, tick };
         scanner.expect(b'[')?;
-        Ok(Self { scanner, columns, begun: false })
+        Ok(Self { scanner, columns, rows: 0 })
     }
 
     /// Appends the next row to the values of its outputs, and gives whether it was run; none after the last.
@@ -254,9 +262,10 @@ impl<'a, 't> Rows<'a, 't> {
                 Some(_) => Err(malformed("something follows the rows")),
             };
         }
-        if std::mem::replace(&mut self.begun, true) {
+        if self.rows > 0 {
             self.scanner.expect(b',')?;
         }
+        self.rows += 1;
         let text = self.scanner.value()?;
         (self.scanner.tick)();
         let mut state = State { count: 0, failed: None, tick: &mut *self.scanner.tick };
@@ -266,7 +275,7 @@ impl<'a, 't> Rows<'a, 't> {
         match (state.failed, ran) {
             (Some(error), _) => Err(error),
             (None, Ok(ran)) => Ok(Some(ran)),
-            (None, Err(e)) => Err(malformed(format!("in a row: {e}"))),
+            (None, Err(e)) => Err(malformed(format!("in row {}: {e}", self.rows))),
         }
     }
 }

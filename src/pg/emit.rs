@@ -3,6 +3,7 @@
 use pg_predict_engine::Error as Engine;
 use pg_predict_engine::chunk::{Chunk, Key};
 use pg_predict_engine::layout::MOST_COLUMNS;
+use pg_predict_engine::portable::Writer;
 use pg_predict_engine::signature::{Output, OutputRow};
 use pg_predict_engine::tensor::{ElementType, Scalar, nest};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -120,6 +121,25 @@ pub(crate) fn output_json(output: &Output, chunk: &Chunk<'_>, place: usize, nth:
     }
 }
 
+/// The same as text, however large the row is.
+fn json_text(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<String> {
+    let mut tick = crate::pg::sessions::check_interrupts;
+    let mut json = Writer::new(MOST_JSON, &mut tick);
+    json.output(output, chunk, place, nth)?;
+    Ok(json.into_text())
+}
+
+/// The longest text of a value that becomes one of PostgreSQL's.
+const MOST_JSON: usize = 0x3fff_ff00;
+
+/// JSON as a json datum.
+fn json_datum(json: &str) -> Datum {
+    let json = text::c(json);
+    // SAFETY: json_in of a C string; it raises where the text is no JSON.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::json_in, &[Some(Datum::from(json.as_ptr()))]) }
+        .unwrap_or(Datum::from(0))
+}
+
 fn key_text(key: Key<'_>) -> String {
     match key {
         Key::Int64(k) => k.to_string(),
@@ -140,10 +160,13 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
     if values.len() >= (1 << 27) - 8 {
         return Err(Error::TooLarge { bytes: values.len() * 8 });
     }
-    let mut dims: Vec<i32> = dimensions.iter().map(|d| *d as i32).collect();
+    let too_large = |_| Error::TooLarge { bytes: values.len() * 8 };
+    let shape = if values.is_empty() { &[] } else { dimensions };
+    let mut dims: Vec<i32> =
+        shape.iter().map(|d| i32::try_from(*d)).collect::<std::result::Result<_, _>>().map_err(too_large)?;
     let mut lower = vec![1; dims.len()];
     let (mut length, mut by_value, mut align) = (0, false, 0);
-    let count = if values.is_empty() { 0 } else { dims.len() as i32 };
+    let count = i32::try_from(dims.len()).map_err(too_large)?;
     // SAFETY: values and nulls have as many entries as the dimensions multiply to.
     Ok(unsafe {
         pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
@@ -165,7 +188,7 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
 pub(crate) fn natural(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Datum> {
     let element = match output.element() {
         Some(element) if natural_type(output) != pg_sys::JSONBOID => element,
-        _ => return Ok(jsonb(&output_json(output, chunk, place, nth)?.to_string())),
+        _ => return Ok(jsonb(&json_text(output, chunk, place, nth)?)),
     };
     if output.is_scalar() {
         return Ok(scalar_datum(chunk.scalar(place, nth, 0)?, element));
@@ -403,7 +426,16 @@ impl Rows {
             } else if let Some(place) = layout.carried.iter().position(|c| c.name == name) {
                 let c = &layout.carried[place];
                 let (reading, oid, typmod) = reading(c, Some(a.atttypid))?;
-                let coercion = Coercion::new(&name, oid, typmod, a.atttypid, a.atttypmod)?;
+                let coercion =
+                    Coercion::new(&name, oid, typmod, a.atttypid, a.atttypmod).map_err(|e| match (e, &c.text_of) {
+                        (Error::CannotCast { column, to, .. }, Some(of)) => {
+                            Error::CannotCast { column, from: of.name.clone(), to }
+                        }
+                        (Error::CannotCast { column, to, .. }, None) => {
+                            Error::CannotCast { column, from: text::type_name(Oid::from(c.oid)), to }
+                        }
+                        (e, _) => e,
+                    })?;
                 columns.push(Column { source: Source::Carried(place, reading), coercion });
             } else if layout.unbound {
                 columns.push(Column { source: Source::Null, coercion: None });
@@ -467,9 +499,8 @@ impl Rows {
                 }
                 (Source::Output(place), Some(nth)) => natural(&layout.outputs[*place], chunk, *place, nth)?,
                 (Source::Json(place, binary), Some(nth)) => {
-                    let json = output_json(&layout.outputs[*place], chunk, *place, nth)?.to_string();
-                    // json is text that is JSON; jsonb is made of it.
-                    if *binary { jsonb(&json) } else { text::datum(&json) }
+                    let json = json_text(&layout.outputs[*place], chunk, *place, nth)?;
+                    if *binary { jsonb(&json) } else { json_datum(&json) }
                 }
                 (Source::One(place), Some(nth)) => {
                     let output = &layout.outputs[*place];

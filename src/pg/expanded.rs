@@ -230,9 +230,12 @@ pub(crate) fn read<'a>(datum: Datum) -> Result<Batch<'a>> {
     Ok(Batch::Flat(Box::new(Results::read_flat(text::varlena(datum), Purpose::Stored)?)))
 }
 
+/// The user whose query made results, and where they are.
+type Known = (Oid, *const Results);
+
 thread_local! {
     /// The results that have a handle, and the users whose queries made them.
-    static HANDLES: RefCell<(i64, HashMap<i64, (Oid, *const Results)>)> = RefCell::new((0, HashMap::new()));
+    static HANDLES: RefCell<(i64, HashMap<i64, Known>)> = RefCell::new((0, HashMap::new()));
 }
 
 /// Results that a handle names; the name goes when they do.

@@ -91,6 +91,9 @@ pub(crate) fn print(results: &Results) -> Result<String> {
 const ROWS: usize = 4096;
 const BYTES: usize = 1 << 20;
 
+/// How many times longer than its text a result may be, and 16 MB more.
+const MOST_GROWTH: usize = 16;
+
 /// What a carried column of a text becomes.
 struct Column {
     input: Input,
@@ -103,7 +106,7 @@ fn columns(carried: &[CarriedText]) -> Result<(Vec<Carried>, Vec<Column>)> {
     let (mut kept, mut columns) = (Vec::new(), Vec::new());
     for c in carried {
         let (oid, typmod) = stored_type::named(&c.r#type);
-        if c.typmod != -1 && (typmod != -1 || !stored_type::is_modifier(oid, c.typmod)) {
+        if !stored_type::is_modifier(oid, c.typmod) {
             return Err(bad(format!("column \"{}\" has a modifier that its type has not", c.name)));
         }
         if !stored_type::may_be_carried(oid) {
@@ -173,6 +176,10 @@ pub(crate) fn parse(json: &str) -> Result<Datum> {
         }
         if !rows.ran.is_empty() {
             results.push_in_memory(chunk::encode(&rows, &values)?)?;
+        }
+        // A short text may stand for a long value: one of char(10485760).
+        if results.bytes() > json.len().saturating_mul(MOST_GROWTH).saturating_add(16 << 20) {
+            return Err(bad(format!("its values are more than {MOST_GROWTH} times as long as their text")));
         }
         if results.bytes() > LONGEST {
             return Err(Error::TooLarge { bytes: results.bytes() });
