@@ -34,7 +34,7 @@ fn predictions(call: &Call) -> Result<Option<Datum>> {
 
 fn predictions_of_handle(call: &Call) -> Result<Option<Datum>> {
     let Some(handle) = call.argument(0) else { return Ok(None) };
-    srf::materialize(call, expanded::named(handle.value() as i64)?)
+    srf::materialize(call, expanded::named(handle.value().cast_signed() as i64)?)
 }
 
 fn handle_in(_: &Call) -> Result<Option<Datum>> {
@@ -169,6 +169,7 @@ fn to_real(call: &Call) -> Result<Option<Datum>> {
         "the cast to real[]",
         pg_sys::FLOAT4OID,
         |e| e != ElementType::String,
+        #[allow(clippy::cast_possible_truncation, reason = "rounds, as a cast to real does")]
         |s| s.number().map(|x| Datum::from((x as f32).to_bits())),
     )
 }

@@ -105,7 +105,7 @@ impl<'a> Scanner<'a, '_> {
         bytes.get(self.at).copied()
     }
 
-    fn expect(&mut self, wanted: u8) -> Result<()> {
+    fn require(&mut self, wanted: u8) -> Result<()> {
         if self.peek() == Some(wanted) {
             self.at += 1;
             return Ok(());
@@ -190,11 +190,11 @@ pub(crate) fn is_json(text: &str) -> bool {
 /// Takes a text apart: everything but its rows, and the rows.
 pub fn read<'a>(text: &'a str, tick: &mut dyn FnMut()) -> Result<(Head, &'a str)> {
     let mut scanner = Scanner { text, at: 0, next_tick: TICK, tick };
-    scanner.expect(b'{')?;
+    scanner.require(b'{')?;
     let mut rows = None;
     while scanner.peek() != Some(b'}') {
         let key = scanner.value()?;
-        scanner.expect(b':')?;
+        scanner.require(b':')?;
         let value = scanner.value()?;
         if key == "\"rows\"" {
             if rows.is_some() {
@@ -203,7 +203,7 @@ pub fn read<'a>(text: &'a str, tick: &mut dyn FnMut()) -> Result<(Head, &'a str)
             rows = Some((scanner.at - value.len(), value));
         }
         if scanner.peek() != Some(b'}') {
-            scanner.expect(b',')?;
+            scanner.require(b',')?;
         }
     }
     let Some((at, rows)) = rows else { return Err(malformed("it has no \"rows\"")) };
@@ -249,7 +249,7 @@ impl<'a, 't> Rows<'a, 't> {
     /// The rows of a text, each of which carries so many columns.
     pub fn new(text: &'a str, columns: usize, tick: &'t mut dyn FnMut()) -> Result<Self> {
         let mut scanner = Scanner { text, at: 0, next_tick: TICK, tick };
-        scanner.expect(b'[')?;
+        scanner.require(b'[')?;
         Ok(Self { scanner, columns, rows: 0 })
     }
 
@@ -263,7 +263,7 @@ impl<'a, 't> Rows<'a, 't> {
             };
         }
         if self.rows > 0 {
-            self.scanner.expect(b',')?;
+            self.scanner.require(b',')?;
         }
         self.rows += 1;
         let text = self.scanner.value()?;

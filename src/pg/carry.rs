@@ -20,6 +20,7 @@ pub(crate) struct Form {
     bytes: usize,
 }
 
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "letters; a C char has a sign on x86_64 only")]
 fn slot(length: i16, by_value: bool, align: std::ffi::c_char, storage: std::ffi::c_char) -> Slot {
     // pg_type.h: char, short, int, double.
     let align = match align as u8 {
@@ -107,12 +108,8 @@ impl Form {
         let before = rows.carried.len();
         rows.carried.push(PLAIN);
         for (slot, value) in self.slots.iter().zip(values) {
-            let bytes = value.value().to_ne_bytes();
-            match slot {
-                Slot::Value(8) => rows.carried.extend_from_slice(&bytes),
-                Slot::Value(4) => rows.carried.extend_from_slice(&bytes[..4]),
-                Slot::Value(n) => rows.carried.extend_from_slice(&bytes[..*n]),
-                Slot::Fixed { .. } | Slot::Variable { .. } => {}
+            if let Slot::Value(size) = slot {
+                put_value(value, *size, rows);
             }
         }
         rows.end_row(rows.carried.len() - before);
@@ -141,7 +138,7 @@ impl Form {
             }
             rows.carried[before + 1 + i / 8] |= 1 << (i % 8);
             match *slot {
-                Slot::Value(size) => rows.carried.extend_from_slice(&value.value().to_ne_bytes()[..size]),
+                Slot::Value(size) => put_value(*value, size, rows),
                 Slot::Fixed { size, align } => {
                     pad(rows, before, align);
                     // SAFETY: a value of this length is passed by a pointer to it.
@@ -207,11 +204,23 @@ impl Form {
     }
 }
 
+/// Appends a value that is passed as such. The commonest sizes are constants, which need no call to copy them.
+#[inline]
+fn put_value(value: Datum, size: usize, rows: &mut Rows) {
+    let bytes = value.value().to_ne_bytes();
+    match size {
+        8 => rows.carried.extend_from_slice(&bytes),
+        4 => rows.carried.extend_from_slice(&bytes[..4]),
+        n => rows.carried.extend_from_slice(&bytes[..n]),
+    }
+}
+
 fn full(bytes: usize) -> Engine {
     Engine::OutOfMemory { what: "carried columns".into(), bytes }
 }
 
 /// Makes the next value begin aligned within its row.
+#[inline]
 fn pad(rows: &mut Rows, before: usize, align: usize) {
     let size = (rows.carried.len() - before).next_multiple_of(align);
     rows.carried.resize(before + size, 0);

@@ -56,17 +56,14 @@ pub(crate) fn row_shape(output: &Output, chunk: &Chunk<'_>, place: usize, nth: u
 }
 
 /// A value in the SQL type of its element type.
-pub(crate) fn scalar_datum(scalar: Scalar<'_>, element: ElementType) -> Datum {
+pub(crate) fn scalar_datum(scalar: Scalar<'_>) -> Datum {
     match scalar {
         Scalar::Float32(x) => Datum::from(x.to_bits()),
         Scalar::Float64(x) => Datum::from(x.to_bits()),
         Scalar::Bool(x) => Datum::from(x),
         Scalar::Text(t) => text::datum(t),
-        Scalar::Int(x) => match scalar_type(element) {
-            pg_sys::INT2OID => Datum::from(x as i16),
-            pg_sys::INT4OID => Datum::from(x as i32),
-            _ => Datum::from(x),
-        },
+        // Shorter integers are datums with their sign, too (postgres.h).
+        Scalar::Int(x) => Datum::from(x),
         Scalar::Uint64(x) => {
             let digits = text::c(&x.to_string());
             // SAFETY: numeric_in of digits; the three arguments that it takes.
@@ -191,12 +188,11 @@ pub(crate) fn natural(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usi
         _ => return Ok(jsonb(&json_text(output, chunk, place, nth)?)),
     };
     if output.is_scalar() {
-        return Ok(scalar_datum(chunk.scalar(place, nth, 0)?, element));
+        return Ok(scalar_datum(chunk.scalar(place, nth, 0)?));
     }
     let shape = row_shape(output, chunk, place, nth)?;
     let width = shape.iter().product();
-    let mut values =
-        (0..width).map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?, element))).collect::<Result<Vec<_>>>()?;
+    let mut values = (0..width).map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?))).collect::<Result<Vec<_>>>()?;
     // A single value of no dimension is an array of one.
     let shape = if shape.is_empty() { vec![1] } else { shape };
     array(&mut values, &mut vec![false; width], &shape, scalar_type(element))
@@ -388,7 +384,7 @@ impl Rows {
     pub(crate) fn new(layout: &Layout, desc: pg_sys::TupleDesc) -> Result<Self> {
         let mut columns = Vec::new();
         // SAFETY: the description is valid and has so many attributes.
-        let natts = unsafe { (*desc).natts as usize };
+        let natts = usize::try_from(unsafe { (*desc).natts }).unwrap_or(0);
         for i in 0..natts {
             // SAFETY: i is below natts.
             let a = unsafe { &*crate::pg::convert::attribute(desc, i) };
@@ -505,7 +501,7 @@ impl Rows {
                 (Source::One(place), Some(nth)) => {
                     let output = &layout.outputs[*place];
                     let OutputRow::Tensor { element, .. } = &output.row else { continue };
-                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?, *element);
+                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?);
                     array(&mut [value], &mut [false], &[1], scalar_type(*element))?
                 }
             };

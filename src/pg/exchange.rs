@@ -113,6 +113,8 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
         let mut at = 0;
         let written = results.write_flat(Purpose::Exchange, |piece| {
             for part in piece.chunks(1 << 20) {
+                // An int until PostgreSQL 15, a size from 16 on: a part is as long as either.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "at most 1 MB")]
                 let n = pg_sys::FileWrite(
                     file,
                     part.as_ptr().cast_mut().cast(),
@@ -123,7 +125,7 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
                 if usize::try_from(n).ok() != Some(part.len()) {
                     return Err(failed(std::io::Error::last_os_error().to_string()));
                 }
-                at += i64::from(n);
+                at += i64::try_from(part.len()).unwrap_or(0);
             }
             Ok(())
         });

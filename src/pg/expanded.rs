@@ -216,9 +216,9 @@ pub(crate) fn read<'a>(datum: Datum) -> Result<Batch<'a>> {
     unsafe {
         let p = datum.cast_mut_ptr::<pg_sys::varlena>();
         if pgrx::varlena::varatt_is_1b_e(p) {
-            let tag = *p.cast::<u8>().add(1);
-            let expanded = tag == pg_sys::vartag_external::VARTAG_EXPANDED_RO as u8
-                || tag == pg_sys::vartag_external::VARTAG_EXPANDED_RW as u8;
+            let tag = u32::from(*p.cast::<u8>().add(1));
+            let expanded = tag == pg_sys::vartag_external::VARTAG_EXPANDED_RO
+                || tag == pg_sys::vartag_external::VARTAG_EXPANDED_RW;
             if expanded {
                 let header = pg_sys::DatumGetEOHP(datum);
                 if std::ptr::eq((*header).eoh_methods, &raw const METHODS.0) {

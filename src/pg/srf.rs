@@ -16,11 +16,11 @@ pub(crate) fn materialize(call: &Call, results: &Results) -> Result<Option<Datum
         let info = (*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>();
         if info.is_null()
             || (*info).type_ != pg_sys::NodeTag::T_ReturnSetInfo
-            || (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as i32 == 0
+            || (*info).allowedModes.cast_unsigned() & pg_sys::SetFunctionReturnMode::SFRM_Materialize == 0
         {
             return Err(refuse());
         }
-        let random = (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random as i32 != 0;
+        let random = (*info).allowedModes.cast_unsigned() & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
         let (store, desc) = memory::within((*(*info).econtext).ecxt_per_query_memory, || -> Result<_> {
             let desc = if (*info).expectedDesc.is_null() {
                 emit::natural_desc(&results.layout)?

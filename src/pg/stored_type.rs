@@ -14,7 +14,7 @@ use crate::pg::text;
 fn with_type<T>(oid: Oid, f: impl FnOnce(&pg_sys::FormData_pg_type) -> T) -> Option<T> {
     // SAFETY: the row is read before it is released; what comes before the variable-length columns is there in each.
     unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as i32, oid.into());
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID.cast_signed(), oid.into());
         if tuple.is_null() {
             return None;
         }
@@ -43,6 +43,7 @@ enum Parts {
 }
 
 fn parts(oid: Oid) -> Parts {
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "a letter; a C char has a sign on x86_64 only")]
     let known = with_type(oid, |t| (t.typtype as u8, t.typisdefined, t.typelem, t.typsubscript, t.typbasetype));
     let Some((kind, defined, element, subscript, over)) = known else { return Parts::Pseudo };
     if !defined {
