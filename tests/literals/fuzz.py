@@ -110,7 +110,7 @@ NUMBERS = [0, 1, -1, 2, 6, 7, 64, 65, 127, 128, 255, 256, 1599, 1600, 1663, 1664
 TEXTS = ["", "a", "NaN", "Infinity", "-Infinity", "nan", "\0", "a\0b", "\u00e9\u4e2d\U0001f600", "x" * 63, "x" * 64, "x" * 300, "\n\"'\\--/*", "{", "[]", "%s", "1e400", "0", "-1", "y", "c0", "rows", "\ud800"]  # fmt: skip
 TYPES = ["record", "record[]", "anyelement", "anyarray", "cstring", "internal", "unknown", "trigger", "void", "any", "pg_class", "pg_stats", "pg_class[]", "int4", "int8", "int2", "float4", "float8", "bool", "text", "text[]", "name", "\"char\"", "numeric", "numeric(5,2)", "numeric(1000,1000)", "numeric(0)", "varchar(10)", "char(10485760)", "char(3)", "bit(3)", "bit(83886080)", "varbit", "interval", "interval day", "interval second(9)", "timestamp(3)", "timestamptz", "timetz", "date", "time", "oid", "regclass", "regtype", "regproc", "xid", "tid", "cid", "pg_lsn", "int2vector", "oidvector", "point", "path", "polygon", "inet", "macaddr", "tsvector", "tsquery", "jsonb", "json", "jsonpath", "xml", "uuid", "bytea", "money", "int4range", "int4multirange", "mood", "mood[]", "pair", "pair[]", "positive", "positive[]", "prediction_batch", "prediction_batch[]", "predict.batch_handle", "nosuch", "setof int", "int[3][4]", "pg_catalog.int4", "box%TYPE", "box.b%TYPE", "information_schema.cardinal_number", "gtsvector", "pg_node_tree", "pg_ndistinct", "refcursor", "", "int4;", "(((", "int4)"]  # fmt: skip
 VALUES = ["", "1", "-1", "a", "t", "{1,2}", "{}", "{{1,2},{3,4}}", "[1,5)", "(1,2)", "(1,\"a\")", "()", "{\"(1,a)\",NULL}", "2020-01-01", "infinity", "NaN", "1e400", "0.1", "\\x00", "\\x0", "101", "1 day", "[]", "{}", "null", "happy", "00000000-0000-0000-0000-000000000001", "1.2.3.4/8", "pg_class", "9" * 400, "[" * 200, "{" * 200, "x" * 5000]  # fmt: skip
-JUNK: list[Any] = [None, True, False, [], {}, [[]], [[], []], {"a": 1}, [None], "x"]
+JUNK = ["null", "true", "false", "[]", "{}", "[[]]", "[[], []]", "{\"a\": 1}", "[null]", "\"x\""]
 
 
 class Fuzz:
@@ -128,6 +128,10 @@ class Fuzz:
             at.append(r.choice(list(value)) if isinstance(value, dict) else r.randrange(len(value)))
             value = value[at[-1]]
         return tuple(at)
+
+    def junk(self) -> Any:
+        r = self.random
+        return json.loads(r.choice(JUNK)) if r.random() < 0.2 else r.choice([*NUMBERS, *TEXTS])
 
     def another(self, value: Any, key: Any) -> Any:
         r = self.random
@@ -149,7 +153,7 @@ class Fuzz:
                 case 3:
                     value = [value]
                 case 4:
-                    value.append(r.choice([*JUNK, *NUMBERS, *TEXTS]))
+                    value.append(self.junk())
                 case _:
                     r.shuffle(value)
             return value
@@ -160,13 +164,13 @@ class Fuzz:
                 case 0:
                     del value[key]
                 case 1:
-                    value[r.choice([*TEXTS, "typmod", "definition", "element", "format", "unbound", "axis", "tokens"])] = r.choice([*JUNK, *NUMBERS])
+                    value[r.choice([*TEXTS, "typmod", "definition", "element", "format", "unbound", "axis", "tokens"])] = self.junk()
                 case 2:
-                    value[key] = r.choice([*JUNK, *NUMBERS, *TEXTS])
+                    value[key] = self.junk()
                 case _:
                     value = dict(r.sample(list(value.items()), len(value)))
             return value
-        return r.choice([*JUNK, *NUMBERS, *TEXTS])
+        return self.junk()
 
     def structure(self) -> str:
         r = self.random
