@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-literals test-sqlsmith test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -69,6 +69,22 @@ test-report: install ## the report in a headless browser, against what SQL says;
 
 test-fuzz: install ## random calls against a server, for a minute
 	@tests/fuzz/run.sh 60 1
+
+test-literals: install ## mutated prediction_batch values for a minute, and their parser under AddressSanitizer
+	@tests/literals/run.sh 40000 1
+	@tests/literals/parser.sh 10 1
+
+fuzz-literals: install ## the same at length: COUNT=1000000 SEED=1
+	@tests/literals/run.sh $(or $(COUNT),1000000) $(SEED)
+
+fuzz-asan: setup ## the parser alone under AddressSanitizer: SECONDS=60 SEED=1
+	@tests/literals/parser.sh $(or $(SECONDS),60) $(SEED)
+
+test-sqlsmith: install ## sqlsmith as an unprivileged role, for a minute
+	@tests/sqlsmith/run.sh 60 1
+
+sqlsmith: install ## the same at length: SECONDS=1800 SEED=1
+	@tests/sqlsmith/run.sh $(or $(SECONDS),1800) $(SEED)
 
 conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
 	@tests/conformance/run.sh

@@ -44,6 +44,7 @@ missing_tools() {
     has_pgrx || { have pkg-config && pkg-config --exists openssl; } || printf '%s\n' libssl-dev
     have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || printf '%s\n' python3 python3-venv
     have prove && perl -MIPC::Run -e 1 2>/dev/null || printf '%s\n' perl libipc-run-perl
+    have sqlsmith || [ -z "$(apt-cache show sqlsmith 2>/dev/null)" ] || printf '%s\n' sqlsmith
     has_locale || have locale-gen || printf '%s\n' locales
     [ -e /etc/ssl/certs/ca-certificates.crt ] || printf '%s\n' ca-certificates
 }

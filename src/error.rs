@@ -73,8 +73,14 @@ pub(crate) enum Error {
     OutputKind { model: String, output: String, kind: String, function: &'static str, hint: String },
     /// A result is too large for one datum.
     TooLarge { bytes: usize },
-    /// A value of type prediction_batch cannot be read.
+    /// A text is no value of type prediction_batch.
     BadBatch { reason: String },
+    /// Bytes are no value of type prediction_batch.
+    BadBinary { reason: String },
+    /// A row would have more columns than PostgreSQL's rows have.
+    TooManyColumns { columns: usize, limit: usize },
+    /// The type of a stored column has other columns than when it was stored.
+    TypeChanged { column: String, of: String },
     /// A temporary file cannot be written or read.
     TemporaryFile { path: String, reason: String },
     /// A handle outlived its query.
@@ -352,6 +358,21 @@ fn table(error: Error) -> Report {
             "invalid value of type prediction_batch",
         )
         .detail(reason),
+        Error::BadBinary { reason } => report(
+            Code::ERRCODE_INVALID_BINARY_REPRESENTATION,
+            "invalid value of type prediction_batch",
+        )
+        .detail(reason),
+        Error::TooManyColumns { columns, limit } => report(
+            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a row of carried columns and outputs would have {columns} columns, and a row has at most {limit}"),
+        )
+        .hint("Pass a row with the columns that the model takes and those that are needed with the predictions."),
+        Error::TypeChanged { column, of } => report(
+            Code::ERRCODE_DATA_CORRUPTED,
+            format!("the type \"{of}\" of column \"{column}\" has other columns than when its values were stored"),
+        )
+        .hint("Declare the column as text in the column definition list of predictions()."),
         Error::TemporaryFile { path, reason } => report(
             Code::ERRCODE_IO_ERROR,
             format!("could not use temporary file \"{path}\": {reason}"),
@@ -522,6 +543,10 @@ fn engine(model: Option<String>, error: Engine) -> Report {
             report(Code::ERRCODE_UNDEFINED_OBJECT, of(&format!("has no element \"{element}\" in output \"{output}\"")))
                 .detail(format!("It has {known}."))
         }
+        Engine::Malformed { reason } => {
+            report(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, "invalid value of type prediction_batch").detail(reason)
+        }
+        Engine::TooLarge { bytes } => table(Error::TooLarge { bytes }),
         Engine::Corrupt { what } => report(Code::ERRCODE_DATA_CORRUPTED, "damaged prediction batch").detail(what),
     }
 }

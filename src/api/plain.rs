@@ -53,7 +53,7 @@ fn score(call: &Call) -> Result<(Arc<Layout>, Vec<u8>)> {
     }
     let Some(open) = slot.open.as_mut() else { return Err(Error::StaleHandle) };
     let chunk = open.group.run_one(call, 1)?;
-    let layout = open.site.borrow_mut().plain_layout();
+    let layout = open.site.borrow_mut().plain_layout()?;
     Ok((layout, chunk))
 }
 

@@ -1,5 +1,6 @@
 //! Ways out of a prediction_batch: `predictions()`, the casts, and the type's own text and binary forms.
 
+use pg_predict_engine::Error as Engine;
 use pg_predict_engine::chunk::Chunk;
 use pg_predict_engine::signature::OutputRow;
 use pg_predict_engine::tensor::{ElementType, Scalar};
@@ -8,6 +9,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
 use crate::pg::results::{Layout, Results};
+use crate::pg::sessions::check_interrupts;
 use crate::pg::{emit, expanded, planner, portable, srf, text};
 
 pg_function!(pg_predict_predictions, pg_finfo_pg_predict_predictions, predictions);
@@ -32,7 +34,7 @@ fn predictions(call: &Call) -> Result<Option<Datum>> {
 
 fn predictions_of_handle(call: &Call) -> Result<Option<Datum>> {
     let Some(handle) = call.argument(0) else { return Ok(None) };
-    srf::materialize(call, expanded::named(handle.value() as i64)?)
+    srf::materialize(call, expanded::named(handle.value().cast_signed() as i64)?)
 }
 
 fn handle_in(_: &Call) -> Result<Option<Datum>> {
@@ -55,7 +57,7 @@ fn batch_out(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn batch_recv(call: &Call) -> Result<Option<Datum>> {
-    portable::parse(&srf::received_text(call)?).map(Some)
+    srf::received_text(call).and_then(portable::parse).map(Some).map_err(portable::in_binary)
 }
 
 fn batch_send(call: &Call) -> Result<Option<Datum>> {
@@ -83,6 +85,9 @@ fn to_array(
         let chunk = Chunk::parse(bytes)?;
         let mut nth = 0;
         for row in 0..chunk.rows() {
+            if row % 1024 == 0 {
+                check_interrupts();
+            }
             let ran = chunk.ran(row);
             if ran && let Some(own) = own_shape(layout, &chunk, nth)? {
                 match &shape {
@@ -100,8 +105,9 @@ fn to_array(
                 if total.saturating_mul(8) > 0x3fff_ffff {
                     return Err(Error::TooLarge { bytes: total.saturating_mul(8) });
                 }
-                values.reserve(total);
-                nulls.reserve(total);
+                let full = |_| Engine::OutOfMemory { what: "an array".into(), bytes: total.saturating_mul(9) };
+                values.try_reserve(total).map_err(full)?;
+                nulls.try_reserve(total).map_err(full)?;
                 // The rows before the first that told the shape are NULL.
                 values.resize(std::mem::take(&mut unknown) * width, Datum::null());
                 nulls.resize(values.len(), true);
@@ -163,6 +169,7 @@ fn to_real(call: &Call) -> Result<Option<Datum>> {
         "the cast to real[]",
         pg_sys::FLOAT4OID,
         |e| e != ElementType::String,
+        #[allow(clippy::cast_possible_truncation, reason = "rounds, as a cast to real does")]
         |s| s.number().map(|x| Datum::from((x as f32).to_bits())),
     )
 }
@@ -201,8 +208,13 @@ fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
         if json.len() > 1 {
             json.push(',');
         }
+        let bytes = json.len() + row.len();
+        if bytes > LONGEST_JSON {
+            return Err(Error::TooLarge { bytes });
+        }
+        json.try_reserve(row.len() + 2).map_err(|_| Engine::OutOfMemory { what: "a text".into(), bytes })?;
         json.push_str(row);
-        if json.len() > LONGEST_JSON { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
+        Ok(())
     })?;
     json.push(']');
     Ok(Some(emit::jsonb(&json)))

@@ -205,6 +205,23 @@ impl Values {
         }
     }
 
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Tensor { data, .. } => data.bytes(),
+            Self::Open(open) => open.data.bytes() + 8 * (open.dims.len() + open.dim_ends.len() + open.ends.len()),
+            Self::Maps(maps) => {
+                let keys = match &maps.keys {
+                    Keys::Int64(keys) => 8 * keys.len(),
+                    Keys::Text(keys) => keys.bytes(),
+                };
+                8 * maps.ends.len() + keys + 4 * maps.values.len()
+            }
+            Self::Nested(texts) => texts.bytes(),
+        }
+    }
+
     /// Appends the rows of another run of the same output.
     pub(crate) fn append(&mut self, other: Self) {
         match (self, other) {

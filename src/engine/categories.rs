@@ -205,7 +205,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
         let (attribute, name) = looked_up(node)?;
         // One number for a text in all nodes that look it up.
         let mut number = |text: &Vec<u8>| {
-            let next = categories.numbers.len() as i64;
+            let next = i64::try_from(categories.numbers.len()).unwrap_or(i64::MAX);
             *categories.numbers.entry(text.clone().into_boxed_slice()).or_insert(next)
         };
         let numbers = Attribute {

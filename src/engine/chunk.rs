@@ -9,6 +9,9 @@ use half::{bf16, f16};
 
 use crate::batch::{Keys, Maps, Open, Values};
 use crate::error::{Error, Result};
+use crate::layout::{self, Layout};
+use crate::portable;
+use crate::signature::OutputRow;
 use crate::tensor::{Column, ElementType, Scalar, Strings};
 
 /// The rows of a batch as they were gathered.
@@ -47,9 +50,16 @@ impl Rows {
         if self.ends.is_empty() && self.carrying > 1 {
             // Until now all had as many.
             let each = (self.carried.len() - bytes) / (self.carrying - 1);
-            self.ends.extend((1..self.carrying).map(|row| (row * each) as u32));
+            self.ends.extend((1..self.carrying).map(|row| end(row * each)));
         }
-        self.ends.push(self.carried.len() as u32);
+        self.ends.push(end(self.carried.len()));
+    }
+
+    /// Makes room for so many more carried bytes; false where there is none.
+    #[inline]
+    #[must_use]
+    pub fn make_room(&mut self, bytes: usize) -> bool {
+        self.carried.try_reserve(bytes).is_ok() && self.carried.len() + bytes <= u32::MAX as usize
     }
 
     /// Bytes held.
@@ -57,6 +67,11 @@ impl Rows {
     pub fn bytes(&self) -> usize {
         self.ran.len() + 4 * self.ends.len() + self.carried.len()
     }
+}
+
+/// An end, of which `make_room` saw to it that it fits.
+fn end(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 const MAPS_INT64: u8 = 101;
@@ -85,12 +100,7 @@ pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
             .sum::<usize>();
     let mut w = Vec::new();
     w.try_reserve_exact(size).map_err(|_| Error::OutOfMemory { what: "results".into(), bytes: size })?;
-    put_u32(&mut w, rows.ran.len())?;
-    put_u32(&mut w, outputs.len())?;
-    w.extend(rows.ran.iter().map(|r| u8::from(*r)));
-    put_u32(&mut w, rows.ends.len())?;
-    w.extend_from_slice(cast_slice(&rows.ends));
-    put_block(&mut w, &rows.carried)?;
+    put_rows(&mut w, rows, outputs.len())?;
     for output in outputs {
         match output {
             Values::Tensor { width, data } => {
@@ -129,8 +139,18 @@ pub fn encode(rows: &Rows, outputs: &[Values]) -> Result<Vec<u8>> {
     Ok(w)
 }
 
+/// What comes before the outputs.
+fn put_rows(w: &mut Vec<u8>, rows: &Rows, outputs: usize) -> Result<()> {
+    put_u32(w, rows.ran.len())?;
+    put_u32(w, outputs)?;
+    w.extend(rows.ran.iter().map(|r| u8::from(*r)));
+    put_u32(w, rows.ends.len())?;
+    w.extend_from_slice(cast_slice(&rows.ends));
+    put_block(w, &rows.carried)
+}
+
 fn put_u32(w: &mut Vec<u8>, n: usize) -> Result<()> {
-    let n = u32::try_from(n).map_err(|_| Error::Corrupt { what: "a chunk grew beyond 4 GB".into() })?;
+    let n = u32::try_from(n).map_err(|_| Error::TooLarge { bytes: n })?;
     w.extend_from_slice(&n.to_ne_bytes());
     Ok(())
 }
@@ -182,6 +202,8 @@ pub struct Chunk<'a> {
     ends: &'a [u8],
     carried: &'a [u8],
     outputs: Vec<Encoded<'a>>,
+    /// The bytes of the outputs.
+    rest: &'a [u8],
 }
 
 enum Encoded<'a> {
@@ -211,6 +233,42 @@ impl<'a> Texts<'a> {
         let start = if i == 0 { 0 } else { at::<u32>(self.ends, i - 1)? as usize };
         self.text.get(start..at::<u32>(self.ends, i)? as usize).ok_or_else(short)
     }
+}
+
+impl Block<'_> {
+    /// The number of elements, all of which are there.
+    fn check(&self, element: ElementType) -> Result<usize> {
+        match self {
+            Self::Text(texts) => texts.check(),
+            Self::Plain(bytes) if bytes.len() % element.size() == 0 => Ok(bytes.len() / element.size()),
+            Self::Plain(_) => Err(short()),
+        }
+    }
+}
+
+impl Texts<'_> {
+    /// The number of texts, all of which are there.
+    fn check(&self) -> Result<usize> {
+        let n = self.ends.len() / 4;
+        if last_end(self.ends)? != self.text.len() {
+            return Err(short());
+        }
+        (0..n).try_for_each(|i| self.get(i).map(|_| ()))?;
+        Ok(n)
+    }
+}
+
+/// The last of ends, none of which is before another.
+fn last_end(ends: &[u8]) -> Result<usize> {
+    let mut last = 0;
+    for i in 0..ends.len() / 4 {
+        let end = at::<u32>(ends, i)? as usize;
+        if end < last {
+            return Err(short());
+        }
+        last = end;
+    }
+    Ok(last)
 }
 
 /// A key of a map.
@@ -276,7 +334,7 @@ impl<'a> Reader<'a> {
 
     fn texts(&mut self) -> Result<Texts<'a>> {
         let n = self.u32()?;
-        let ends = self.take(4 * n)?;
+        let ends = self.take(n.saturating_mul(4))?;
         let text =
             std::str::from_utf8(self.block()?).map_err(|_| Error::Corrupt { what: "text is not UTF-8".into() })?;
         Ok(Texts { ends, text })
@@ -291,15 +349,16 @@ impl<'a> Chunk<'a> {
         let outputs = r.u32()?;
         let ran = r.take(rows)?;
         let ends = r.u32()?;
-        let ends = r.take(4 * ends)?;
+        let ends = r.take(ends.saturating_mul(4))?;
         let carried = r.block()?;
-        let outputs = (0..outputs)
+        let rest = r.0;
+        let outputs: Vec<Encoded<'a>> = (0..outputs)
             .map(|_| {
                 let tag = r.take(1)?[0];
                 match tag {
                     MAPS_INT64 | MAPS_TEXT => {
                         let n = r.u32()?;
-                        let ends = r.take(4 * n)?;
+                        let ends = r.take(n.saturating_mul(4))?;
                         let keys =
                             if tag == MAPS_INT64 { MapKeys::Int64(r.block()?) } else { MapKeys::Text(r.texts()?) };
                         Ok(Encoded::Maps { ends, keys, values: r.block()? })
@@ -319,7 +378,101 @@ impl<'a> Chunk<'a> {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Self { ran, ends, carried, outputs })
+        if !r.0.is_empty() {
+            return Err(Error::Corrupt { what: "something follows the outputs of a chunk".into() });
+        }
+        Ok(Self { ran, ends, carried, outputs, rest })
+    }
+
+    /// The same chunk, whose rows carry something else.
+    pub fn with_rows(&self, rows: &Rows) -> Result<Vec<u8>> {
+        let size = rows.bytes() + 16 + self.rest.len();
+        let mut w = Vec::new();
+        w.try_reserve_exact(size).map_err(|_| Error::OutOfMemory { what: "results".into(), bytes: size })?;
+        put_rows(&mut w, rows, self.outputs.len())?;
+        w.extend_from_slice(self.rest);
+        Ok(w)
+    }
+
+    /// Checks that a chunk from outside is one of this layout: that every row has what the layout says, and that whatever is found
+    /// by a number is there. The values that rows carry are checked where they are read.
+    pub fn check(&self, layout: &Layout) -> Result<()> {
+        let wrong = |what: &'static str| Err(Error::Corrupt { what: what.into() });
+        if self.ran.iter().any(|ran| *ran > 1) {
+            return wrong("a row was neither run nor not run");
+        }
+        let run = self.ran.iter().filter(|ran| **ran == 1).count();
+        if layout.carried.is_empty() || self.ends.is_empty() {
+            let even = self.carried.len().checked_rem(self.ran.len()).unwrap_or(self.carried.len()) == 0;
+            if !self.ends.is_empty() || !even || layout.carried.is_empty() && !self.carried.is_empty() {
+                return wrong("rows carry other columns than their layout says");
+            }
+        } else if self.ends.len() != 4 * self.ran.len() || last_end(self.ends)? != self.carried.len() {
+            return wrong("rows carry other columns than their layout says");
+        }
+        if self.outputs.len() != layout.outputs.len() {
+            return wrong("it has another number of outputs than its layout says");
+        }
+        for (encoded, output) in self.outputs.iter().zip(&layout.outputs) {
+            let fits = match (encoded, &output.row) {
+                (Encoded::Tensor { element, width, data }, OutputRow::Tensor { element: same, shape }) => {
+                    element == same
+                        && layout::width(shape) == Some(*width)
+                        && Some(data.check(*element)?) == run.checked_mul(*width)
+                }
+                (Encoded::Open { element, dims, dim_ends, ends, data }, OutputRow::Open { element: same, .. }) => {
+                    let elements = data.check(*element)?;
+                    if element != same
+                        || dim_ends.len() != 4 * run
+                        || ends.len() != 4 * run
+                        || last_end(ends)? != elements
+                        || last_end(dim_ends)?.checked_mul(4) != Some(dims.len())
+                    {
+                        return wrong("an output is not what its layout says");
+                    }
+                    let mut shape = Vec::new();
+                    for row in 0..run {
+                        let (start, n) = span(dim_ends, row)?;
+                        shape.clear();
+                        for i in start..start + n.min(layout::MOST_DIMENSIONS + 1) {
+                            shape.push(at::<u32>(dims, i)? as usize);
+                        }
+                        if layout::width(&shape) != Some(span(ends, row)?.1) {
+                            return wrong("a row of an output has another shape than elements");
+                        }
+                    }
+                    true
+                }
+                (Encoded::Nested(texts), OutputRow::Nested { .. }) => {
+                    if texts.check()? != run {
+                        return wrong("an output is not what its layout says");
+                    }
+                    for row in 0..run {
+                        if !portable::is_json(texts.get(row)?) {
+                            return wrong("an output is no JSON");
+                        }
+                    }
+                    true
+                }
+                (Encoded::Maps { ends, keys, values }, OutputRow::Map { key }) => {
+                    let (count, kind) = match keys {
+                        MapKeys::Int64(keys) => (keys.len() / 8, ElementType::Int64),
+                        MapKeys::Text(keys) => (keys.check()?, ElementType::String),
+                    };
+                    let whole = !matches!(keys, MapKeys::Int64(keys) if keys.len() % 8 != 0);
+                    whole
+                        && kind == *key
+                        && ends.len() == 4 * run
+                        && last_end(ends)? == count
+                        && values.len() == 4 * count
+                }
+                _ => false,
+            };
+            if !fits {
+                return wrong("an output is not what its layout says");
+            }
+        }
+        Ok(())
     }
 
     /// Rows in it.
@@ -396,19 +549,26 @@ impl<'a> Chunk<'a> {
 
     /// The pairs of output `output`, a map, of the `nth` row that was run.
     pub fn pairs(&self, output: usize, nth: usize) -> Result<Vec<(Key<'a>, f32)>> {
+        self.each_pair(output, nth)?.collect()
+    }
+
+    /// The same, one after the other.
+    pub fn each_pair(
+        &self,
+        output: usize,
+        nth: usize,
+    ) -> Result<impl Iterator<Item = Result<(Key<'a>, f32)>> + use<'_, 'a>> {
         let Some(Encoded::Maps { ends, keys, values }) = self.outputs.get(output) else {
             return Err(Error::Corrupt { what: "an output is missing".into() });
         };
-        let start = if nth == 0 { 0 } else { at::<u32>(ends, nth - 1)? as usize };
-        (start..at::<u32>(ends, nth)? as usize)
-            .map(|i| {
-                let key = match keys {
-                    MapKeys::Int64(k) => Key::Int64(at(k, i)?),
-                    MapKeys::Text(k) => Key::Text(k.get(i)?),
-                };
-                Ok((key, at(values, i)?))
-            })
-            .collect()
+        let (start, n) = span(ends, nth)?;
+        Ok((start..start + n).map(move |i| {
+            let key = match keys {
+                MapKeys::Int64(k) => Key::Int64(at(k, i)?),
+                MapKeys::Text(k) => Key::Text(k.get(i)?),
+            };
+            Ok((key, at(values, i)?))
+        }))
     }
 }
 

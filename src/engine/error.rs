@@ -135,6 +135,16 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// A text that is no result.
+    Malformed {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A result does not fit into one value.
+    TooLarge {
+        /// What it would take.
+        bytes: usize,
+    },
     /// Encoded results that cannot be read.
     Corrupt {
         /// What is wrong.

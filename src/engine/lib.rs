@@ -6,15 +6,19 @@
 
 pub mod batch;
 pub mod cache;
+pub mod carried;
 mod categories;
 pub mod chunk;
 pub mod device;
 pub mod error;
 pub mod file;
 pub mod files;
+pub mod flat;
 mod float;
+pub mod layout;
 pub mod options;
 pub mod pipeline;
+pub mod portable;
 pub mod probe;
 pub mod reference;
 pub mod run;

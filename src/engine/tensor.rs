@@ -123,6 +123,16 @@ impl Strings {
         self.ends.push(self.text.len());
     }
 
+    /// Appends one; false where there is no memory for it.
+    #[must_use]
+    pub fn try_push(&mut self, s: &str) -> bool {
+        let room = self.text.try_reserve(s.len()).is_ok() && self.ends.try_reserve(1).is_ok();
+        if room {
+            self.push(s);
+        }
+        room
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -361,6 +371,7 @@ impl Column {
     pub(crate) fn into_float32(self) -> Option<Vec<f32>> {
         match self {
             Self::Float32(v) => Some(v),
+            #[allow(clippy::cast_possible_truncation, reason = "rounds to the nearest float32, as callers ask")]
             Self::Float64(v) => Some(v.into_iter().map(|x| x as f32).collect()),
             Self::Float16(v) => Some(v.into_iter().map(f16::to_f32).collect()),
             Self::Bfloat16(v) => Some(v.into_iter().map(bf16::to_f32).collect()),
@@ -549,6 +560,7 @@ impl Scalar<'_> {
 /// A float as JSON: a whole number without a point, as PostgreSQL writes it.
 fn float_json(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 && !(x == 0.0 && x.is_sign_negative()) {
+        #[allow(clippy::cast_possible_truncation, reason = "a whole number below 1e15")]
         return (x as i64).into();
     }
     let named = if x.is_nan() {
@@ -582,6 +594,7 @@ pub fn nest(shape: &[usize], value: &mut dyn FnMut(usize) -> crate::Result<Value
 /// A number as float32; none where only a larger type holds it.
 #[must_use]
 pub fn narrow(x: f64) -> Option<f32> {
+    #[allow(clippy::cast_possible_truncation, reason = "rounds, and what becomes infinite is refused below")]
     let y = x as f32;
     (y.is_finite() || !x.is_finite()).then_some(y)
 }

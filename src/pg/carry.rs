@@ -1,136 +1,278 @@
 //! The columns that come back with their row: how a row of them is kept, and taken apart again.
 //!
-//! A row is a byte that says how it is kept, and then either its values one behind the other, where all are plain numbers and none
-//! is NULL, or a minimal tuple.
+//! What is kept is whole: a value that is stored elsewhere, or is an expanded object, is fetched first. The bytes and the
+//! checks on them are `pg_predict_engine::carried`'s.
 
+use pg_predict_engine::Error as Engine;
+use pg_predict_engine::carried::{self, MIXED, PLAIN, Place, Slot};
 use pg_predict_engine::chunk::Rows;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::pg::convert::attribute;
+use crate::error::Result;
 
-const TUPLE: u8 = 0;
-const PLAIN: u8 = 1;
-
-/// How rows of a description are kept where none of their values is NULL.
+/// How rows of carried values are kept.
 #[derive(Clone, Default)]
 pub(crate) struct Form {
-    sizes: Vec<usize>,
+    slots: Vec<Slot>,
+    /// All values are numbers or like numbers, in so many bytes.
+    plain: Option<usize>,
+    /// Of a row without its variable-length values, at most.
     bytes: usize,
 }
 
-impl Form {
-    /// That of a description whose values are all numbers or like numbers.
-    pub(crate) fn of(desc: pg_sys::TupleDesc) -> Option<Self> {
-        // SAFETY: the description is valid and has so many attributes.
-        let sizes: Option<Vec<usize>> = unsafe {
-            (0..(*desc).natts as usize)
-                .map(|i| {
-                    let a = attribute(desc, i);
-                    usize::try_from((*a).attlen).ok().filter(|_| (*a).attbyval)
-                })
-                .collect()
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "letters; a C char has a sign on x86_64 only")]
+fn slot(length: i16, by_value: bool, align: std::ffi::c_char, storage: std::ffi::c_char) -> Slot {
+    // pg_type.h: char, short, int, double.
+    let align = match align as u8 {
+        b'c' => 1,
+        b's' => 2,
+        b'i' => 4,
+        _ => 8,
+    };
+    match usize::try_from(length) {
+        Ok(size) if by_value => Slot::Value(size),
+        Ok(size) => Slot::Fixed { size, align },
+        Err(_) => Slot::Variable { align: align.max(4), short: storage as u8 != pg_sys::TYPSTORAGE_PLAIN },
+    }
+}
+
+/// The bytes of a variable-length value, with its header.
+///
+/// # Safety
+/// The datum is a variable-length value that is not NULL and not stored elsewhere.
+unsafe fn whole<'a>(p: *const u8) -> &'a [u8] {
+    // SAFETY: the caller's; a header says how long a value is (varatt.h).
+    unsafe {
+        let size = match *p {
+            h if h & 1 == 1 => usize::from(h >> 1),
+            _ => (p.cast::<u32>().read_unaligned() >> 2) as usize,
         };
-        sizes.map(|sizes| Self { bytes: sizes.iter().sum(), sizes })
+        std::slice::from_raw_parts(p, size)
+    }
+}
+
+impl Form {
+    fn new(slots: Vec<Slot>) -> Self {
+        let size = |slot: &Slot| match slot {
+            Slot::Value(size) => *size,
+            Slot::Fixed { size, align } => size + align,
+            Slot::Variable { align, .. } => *align,
+        };
+        let plain = slots.iter().map(|s| if let Slot::Value(size) = s { Some(*size) } else { None }).sum();
+        Self { bytes: slots.iter().map(size).sum::<usize>() + 1 + carried::bitmap(slots.len()), plain, slots }
     }
 
-    /// Keeps a row of values that are not NULL.
+    /// That of attributes of a row description.
+    ///
+    /// # Safety
+    /// They point to attributes of a description that is alive.
+    pub(crate) unsafe fn of_attributes(attributes: impl Iterator<Item = *const pg_sys::FormData_pg_attribute>) -> Self {
+        // SAFETY: the caller's.
+        let slot = |a: *const pg_sys::FormData_pg_attribute| unsafe {
+            slot((*a).attlen, (*a).attbyval, (*a).attalign, (*a).attstorage)
+        };
+        Self::new(attributes.map(slot).collect())
+    }
+
+    /// That of these types, which exist.
+    pub(crate) fn of_types(types: impl Iterator<Item = Oid>) -> Self {
+        Self::new(
+            types
+                .map(|oid| {
+                    let (mut length, mut by_value, mut align) = (0, false, 0);
+                    // SAFETY: reads the type cache into the three places.
+                    let storage = unsafe {
+                        pg_sys::get_typlenbyvalalign(oid, &raw mut length, &raw mut by_value, &raw mut align);
+                        pg_sys::get_typstorage(oid)
+                    };
+                    slot(length, by_value, align, storage)
+                })
+                .collect(),
+        )
+    }
+
+    /// Whether all values are numbers or like numbers, so that `write` keeps a row.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.is_some()
+    }
+
+    /// Makes room for a row; false where there is none.
+    #[inline]
+    pub(crate) fn make_room(&self, rows: &mut Rows) -> bool {
+        rows.make_room(self.bytes)
+    }
+
+    /// Keeps a row of numbers that are not NULL; `make_room` comes first.
     #[inline]
     pub(crate) fn write(&self, values: impl Iterator<Item = Datum>, rows: &mut Rows) {
-        rows.carried.reserve(self.bytes + 1);
+        let before = rows.carried.len();
         rows.carried.push(PLAIN);
-        for (size, value) in self.sizes.iter().zip(values) {
-            let bytes = value.value().to_ne_bytes();
-            match size {
-                8 => rows.carried.extend_from_slice(&bytes),
-                4 => rows.carried.extend_from_slice(&bytes[..4]),
-                n => rows.carried.extend_from_slice(&bytes[..*n]),
+        for (slot, value) in self.slots.iter().zip(values) {
+            if let Slot::Value(size) = slot {
+                put_value(value, *size, rows);
             }
         }
-        rows.end_row(self.bytes + 1);
+        rows.end_row(rows.carried.len() - before);
     }
 
-    /// The values of a row; false where it is not as long as they are.
+    /// Keeps a row.
+    #[inline]
+    pub(crate) fn keep(&self, values: &[Datum], nulls: &[bool], rows: &mut Rows) -> Result<()> {
+        if !self.make_room(rows) {
+            return Err(full(rows.carried.len() + self.bytes).into());
+        }
+        if self.is_plain() && !nulls.contains(&true) {
+            self.write(values.iter().copied(), rows);
+            return Ok(());
+        }
+        self.keep_mixed(values, nulls, rows)
+    }
+
+    fn keep_mixed(&self, values: &[Datum], nulls: &[bool], rows: &mut Rows) -> Result<()> {
+        let before = rows.carried.len();
+        rows.carried.push(MIXED);
+        rows.carried.resize(before + 1 + carried::bitmap(self.slots.len()), 0);
+        for (i, ((slot, value), null)) in self.slots.iter().zip(values).zip(nulls).enumerate() {
+            if *null {
+                continue;
+            }
+            rows.carried[before + 1 + i / 8] |= 1 << (i % 8);
+            match *slot {
+                Slot::Value(size) => put_value(*value, size, rows),
+                Slot::Fixed { size, align } => {
+                    pad(rows, before, align);
+                    // SAFETY: a value of this length is passed by a pointer to it.
+                    rows.carried.extend_from_slice(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr(), size) });
+                }
+                Slot::Variable { align, short } => keep_variable(*value, align, short, before, self.bytes, rows)?,
+            }
+        }
+        rows.end_row(rows.carried.len() - before);
+        Ok(())
+    }
+
+    /// The values of a row of numbers; false where it is not as long as they are.
     #[inline]
     fn read(&self, bytes: &[u8], values: &mut [Datum]) -> bool {
-        if bytes.len() != self.bytes {
+        if self.plain != Some(bytes.len()) {
             return false;
         }
         let mut rest = bytes;
-        for (size, value) in self.sizes.iter().zip(values) {
+        for (slot, value) in self.slots.iter().zip(values) {
+            let Slot::Value(size) = slot else { return false };
             let (own, behind) = rest.split_at(*size);
-            // As fetch_att does (access/tupmacs.h): integers with their sign.
-            *value = match own {
-                [a] => Datum::from(i64::from(*a as i8) as usize),
-                [a, b] => Datum::from(i64::from(i16::from_ne_bytes([*a, *b])) as usize),
-                [a, b, c, d] => Datum::from(i64::from(i32::from_ne_bytes([*a, *b, *c, *d])) as usize),
-                _ => Datum::from(own.try_into().map_or(0, usize::from_ne_bytes)),
-            };
+            *value = signed(own);
             rest = behind;
         }
         true
     }
-}
 
-/// Keeps the values of a row.
-#[inline]
-pub(crate) fn keep(
-    desc: pg_sys::TupleDesc,
-    form: Option<&Form>,
-    values: &mut [Datum],
-    nulls: &mut [bool],
-    rows: &mut Rows,
-) {
-    match form {
-        Some(form) if !nulls.contains(&true) => form.write(values.iter().copied(), rows),
-        _ => keep_tuple(desc, values, nulls, rows),
+    /// Takes a row apart. What its values point to is in the current context. A row that keeps nothing is NULLs.
+    #[inline]
+    pub(crate) fn open(&self, row: Option<&[u8]>, values: &mut [Datum], nulls: &mut [bool]) -> Result<()> {
+        match row {
+            Some([PLAIN, bytes @ ..]) if self.read(bytes, values) => nulls.fill(false),
+            Some(row @ [MIXED, ..]) => self.open_mixed(row, values, nulls)?,
+            None => nulls.fill(true),
+            Some(_) => return Err(Engine::Corrupt { what: "a row carries what is no row".into() }.into()),
+        }
+        Ok(())
     }
-}
 
-fn keep_tuple(desc: pg_sys::TupleDesc, values: &mut [Datum], nulls: &mut [bool], rows: &mut Rows) {
-    let before = rows.carried.len();
-    rows.carried.push(TUPLE);
-    // SAFETY: the values match the description; the tuple is copied and freed at once.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-        #[cfg(feature = "pg18")]
-        let tuple = pg_sys::heap_form_minimal_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr(), 0);
-        rows.carried.extend_from_slice(std::slice::from_raw_parts(tuple.cast::<u8>(), (*tuple).t_len as usize));
-        pg_sys::pfree(tuple.cast());
-    }
-    rows.end_row(rows.carried.len() - before);
-}
-
-/// Takes a row apart. What its values point to is in the current context. A row that keeps nothing is NULLs.
-#[inline]
-pub(crate) fn open(
-    desc: pg_sys::TupleDesc,
-    form: Option<&Form>,
-    row: Option<&[u8]>,
-    values: &mut [Datum],
-    nulls: &mut [bool],
-) {
-    match row {
-        Some([PLAIN, bytes @ ..]) if form.is_some_and(|form| form.read(bytes, values)) => nulls.fill(false),
-        Some([TUPLE, bytes @ ..]) if !bytes.is_empty() => open_tuple(desc, bytes, values, nulls),
-        _ => nulls.fill(true),
-    }
-}
-
-fn open_tuple(desc: pg_sys::TupleDesc, bytes: &[u8], values: &mut [Datum], nulls: &mut [bool]) {
-    // SAFETY: the bytes are a minimal tuple that heap_form_minimal_tuple made with the same description; the copy
-    // is aligned and lives in the current, per-row context. A minimal tuple lies MINIMAL_TUPLE_OFFSET behind the
-    // start of the heap tuple that it stands for (access/htup_details.h).
-    unsafe {
-        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-        let offset = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2)
-            - std::mem::offset_of!(pg_sys::MinimalTupleData, t_infomask2);
-        let mut tuple = pg_sys::HeapTupleData {
-            t_len: (bytes.len() + offset) as u32,
-            t_data: copy.wrapping_sub(offset).cast(),
-            ..Default::default()
+    fn open_mixed(&self, row: &[u8], values: &mut [Datum], nulls: &mut [bool]) -> Result<()> {
+        // SAFETY: the copy has the row's length, is aligned, and lives in the current, per-row context. `places` finds nothing
+        // outside of the row, and a variable-length value there is as long as its header says.
+        let copy = unsafe {
+            let copy = pg_sys::palloc(row.len()).cast::<u8>();
+            std::ptr::copy_nonoverlapping(row.as_ptr(), copy, row.len());
+            copy
         };
-        pg_sys::heap_deform_tuple(&raw mut tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        carried::places(&self.slots, row, |i, place| {
+            let (value, null) = match (place, self.slots.get(i)) {
+                (Place::Null, _) => (Datum::null(), true),
+                (Place::Value(value), Some(Slot::Value(size))) => {
+                    (signed(value.to_ne_bytes().get(..*size).unwrap_or_default()), false)
+                }
+                (Place::Value(value), _) => (Datum::from(value), false),
+                (Place::At(at), _) => (Datum::from(copy.wrapping_add(at)), false),
+            };
+            if let (Some(v), Some(n)) = (values.get_mut(i), nulls.get_mut(i)) {
+                (*v, *n) = (value, null);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Appends a value that is passed as such. The commonest sizes are constants, which need no call to copy them.
+#[inline]
+fn put_value(value: Datum, size: usize, rows: &mut Rows) {
+    let bytes = value.value().to_ne_bytes();
+    match size {
+        8 => rows.carried.extend_from_slice(&bytes),
+        4 => rows.carried.extend_from_slice(&bytes[..4]),
+        n => rows.carried.extend_from_slice(&bytes[..n]),
+    }
+}
+
+fn full(bytes: usize) -> Engine {
+    Engine::OutOfMemory { what: "carried columns".into(), bytes }
+}
+
+/// Makes the next value begin aligned within its row.
+#[inline]
+fn pad(rows: &mut Rows, before: usize, align: usize) {
+    let size = (rows.carried.len() - before).next_multiple_of(align);
+    rows.carried.resize(before + size, 0);
+}
+
+fn keep_variable(
+    value: Datum,
+    align: usize,
+    short: bool,
+    before: usize,
+    reserve: usize,
+    rows: &mut Rows,
+) -> Result<()> {
+    // SAFETY: the value is of variable length and not NULL. One that is elsewhere is fetched, into the current context, and freed
+    // when it has been copied.
+    unsafe {
+        let given = value.cast_mut_ptr::<u8>();
+        let fetched = (*given == 1).then(|| pg_sys::detoast_external_attr(given.cast()).cast::<u8>());
+        let bytes = whole(fetched.unwrap_or(given));
+        let room = bytes.len().saturating_add(reserve);
+        if !rows.make_room(room) {
+            return Err(full(rows.carried.len() + room).into());
+        }
+        let first = bytes.first().copied().unwrap_or_default();
+        match bytes.split_at_checked(4) {
+            // As short as heap_fill_tuple makes it.
+            Some((_, content)) if short && first & 3 == 0 && content.len() <= 126 => {
+                let size = u8::try_from(content.len() + 1).unwrap_or_default();
+                rows.carried.push(size << 1 | 1);
+                rows.carried.extend_from_slice(content);
+            }
+            _ => {
+                if first & 1 == 0 {
+                    pad(rows, before, align);
+                }
+                rows.carried.extend_from_slice(bytes);
+            }
+        }
+        if let Some(fetched) = fetched {
+            pg_sys::pfree(fetched.cast());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes as a datum, as fetch_att makes it (access/tupmacs.h): integers with their sign.
+#[inline]
+fn signed(own: &[u8]) -> Datum {
+    match own {
+        [a] => Datum::from(i64::from(a.cast_signed())),
+        [a, b] => Datum::from(i64::from(i16::from_ne_bytes([*a, *b]))),
+        [a, b, c, d] => Datum::from(i64::from(i32::from_ne_bytes([*a, *b, *c, *d]))),
+        _ => Datum::from(own.try_into().map_or(0, usize::from_ne_bytes)),
     }
 }

@@ -13,7 +13,7 @@ use pgrx::pg_sys::{self, Datum, NullableDatum, Oid};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::pg::{carry, memory, text};
+use crate::pg::{carry, memory, stored_type, text};
 
 /// Writes one value; false where it does not fit.
 type Write = fn(Datum, &mut Column) -> Result<bool>;
@@ -66,19 +66,12 @@ struct Composite {
     nulls: Vec<bool>,
     /// Attributes that are carried, and their description.
     carried: Vec<usize>,
-    carried_desc: pg_sys::TupleDesc,
     carried_values: Vec<Datum>,
     carried_nulls: Vec<bool>,
-    form: Option<carry::Form>,
+    form: carry::Form,
 }
 
-/// A column that comes back with its row.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Carried {
-    pub(crate) name: String,
-    pub(crate) oid: u32,
-    pub(crate) typmod: i32,
-}
+pub(crate) use pg_predict_engine::layout::Carried;
 
 /// How the arguments of a call site find the inputs of its model.
 pub(crate) struct Binding {
@@ -492,29 +485,26 @@ impl Binding {
                 Some(names) => names.contains(&c.name) && version.signature.output(&c.name).is_none(),
                 None => !used.contains(&c.attribute),
             })
+            .filter(|c| stored_type::may_be_carried(c.oid_itself))
             .collect();
         for c in &carried {
-            self.carried.push(Carried { name: c.name.clone(), oid: c.oid_itself.to_u32(), typmod: c.typmod });
+            let (oid, typmod) = stored_type::base(c.oid_itself, c.typmod);
+            self.carried.push(Carried { name: c.name.clone(), oid: oid.to_u32(), typmod, text_of: None });
         }
         // SAFETY: `desc` was made above; the new description has one entry a carried column.
-        let (natts, carried_desc) = memory::within(context, || unsafe {
+        let (natts, form) = memory::within(context, || unsafe {
             let natts = (*desc).natts as usize;
-            let copy = pg_sys::CreateTemplateTupleDesc(carried.len() as i32);
-            for (i, c) in carried.iter().enumerate() {
-                pg_sys::TupleDescCopyEntry(copy, i as i16 + 1, desc, c.attribute as i16 + 1);
-            }
-            (natts, copy)
+            (natts, carry::Form::of_attributes(carried.iter().map(|c| attribute(desc, c.attribute))))
         });
         self.composite = Some(Composite {
             spread: false,
-            form: carry::Form::of(carried_desc),
+            form,
             typeid: Oid::INVALID,
             typmod: -1,
             desc,
             values: vec![Datum::from(0); natts],
             nulls: vec![true; natts],
             carried: carried.iter().map(|c| c.attribute).collect(),
-            carried_desc,
             carried_values: vec![Datum::from(0); carried.len()],
             carried_nulls: vec![true; carried.len()],
         });
@@ -590,7 +580,7 @@ impl Binding {
         let direct = self.direct(|source| source)?;
         match &self.composite {
             None => Some((direct, Vec::new(), carry::Form::default())),
-            Some(c) => c.form.clone().map(|form| (direct, c.carried.clone(), form)),
+            Some(c) => c.form.is_plain().then(|| (direct, c.carried.clone(), c.form.clone())),
         }
     }
 
@@ -655,7 +645,7 @@ impl Binding {
         if self.all_float4 && !whole && gather_float4(arguments, &self.sources, batch) {
             rows.ran.push(true);
             batch.rows += 1;
-            self.carry_arguments(arguments, rows);
+            self.carry_arguments(arguments, rows)?;
             return Ok(None);
         }
         let gathered = if whole {
@@ -675,7 +665,7 @@ impl Binding {
             });
         }
         if !whole {
-            self.carry_arguments(arguments, rows);
+            self.carry_arguments(arguments, rows)?;
         }
         rows.ran.push(gathered == Gathered::Row);
         batch.rows += usize::from(gathered == Gathered::Row);
@@ -684,14 +674,15 @@ impl Binding {
 
     /// Keeps the carried columns of a row that comes as their values.
     #[inline]
-    fn carry_arguments(&mut self, arguments: &[NullableDatum], rows: &mut Rows) {
+    fn carry_arguments(&mut self, arguments: &[NullableDatum], rows: &mut Rows) -> Result<()> {
         if let Some(composite) = self.composite.as_mut().filter(|c| !c.carried.is_empty()) {
             for (i, argument) in composite.carried.iter().enumerate() {
                 composite.carried_values[i] = arguments[*argument].value;
                 composite.carried_nulls[i] = arguments[*argument].isnull;
             }
-            carry(composite, rows);
+            carry(composite, rows)?;
         }
+        Ok(())
     }
 
     /// Writes the features of a row.
@@ -713,7 +704,7 @@ impl Binding {
         rows.ran.push(false);
         if let Some(composite) = self.composite.as_mut().filter(|c| !c.carried.is_empty()) {
             composite.carried_nulls.fill(true);
-            carry(composite, rows);
+            carry(composite, rows)?;
         }
         Ok(())
     }
@@ -747,7 +738,7 @@ impl Binding {
                 composite.carried_values[i] = composite.values[*attribute];
                 composite.carried_nulls[i] = composite.nulls[*attribute];
             }
-            carry(composite, rows);
+            carry(composite, rows)?;
         }
         Ok(gathered)
     }
@@ -1175,12 +1166,6 @@ fn same_columns(composite: &mut Composite, typeid: Oid, typmod: i32) -> Result<(
 
 /// Keeps the carried columns of a row.
 #[inline]
-fn carry(composite: &mut Composite, rows: &mut Rows) {
-    carry::keep(
-        composite.carried_desc,
-        composite.form.as_ref(),
-        &mut composite.carried_values,
-        &mut composite.carried_nulls,
-        rows,
-    );
+fn carry(composite: &mut Composite, rows: &mut Rows) -> Result<()> {
+    composite.form.keep(&composite.carried_values, &composite.carried_nulls, rows)
 }

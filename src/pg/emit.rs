@@ -2,13 +2,17 @@
 
 use pg_predict_engine::Error as Engine;
 use pg_predict_engine::chunk::{Chunk, Key};
+use pg_predict_engine::layout::MOST_COLUMNS;
+use pg_predict_engine::portable::Writer;
 use pg_predict_engine::signature::{Output, OutputRow};
 use pg_predict_engine::tensor::{ElementType, Scalar, nest};
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::pg::convert::Carried;
 use crate::pg::results::{ElementKey, Layout, Results};
+use crate::pg::stored_type::{self, Input, Output as TypeOutput, Style};
 use crate::pg::{carry, text};
 
 /// The SQL type that holds every value of an element type.
@@ -52,17 +56,14 @@ pub(crate) fn row_shape(output: &Output, chunk: &Chunk<'_>, place: usize, nth: u
 }
 
 /// A value in the SQL type of its element type.
-pub(crate) fn scalar_datum(scalar: Scalar<'_>, element: ElementType) -> Datum {
+pub(crate) fn scalar_datum(scalar: Scalar<'_>) -> Datum {
     match scalar {
         Scalar::Float32(x) => Datum::from(x.to_bits()),
         Scalar::Float64(x) => Datum::from(x.to_bits()),
         Scalar::Bool(x) => Datum::from(x),
         Scalar::Text(t) => text::datum(t),
-        Scalar::Int(x) => match scalar_type(element) {
-            pg_sys::INT2OID => Datum::from(x as i16),
-            pg_sys::INT4OID => Datum::from(x as i32),
-            _ => Datum::from(x),
-        },
+        // Shorter integers are datums with their sign, too (postgres.h).
+        Scalar::Int(x) => Datum::from(x),
         Scalar::Uint64(x) => {
             let digits = text::c(&x.to_string());
             // SAFETY: numeric_in of digits; the three arguments that it takes.
@@ -117,6 +118,25 @@ pub(crate) fn output_json(output: &Output, chunk: &Chunk<'_>, place: usize, nth:
     }
 }
 
+/// The same as text, however large the row is.
+fn json_text(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<String> {
+    let mut tick = crate::pg::sessions::check_interrupts;
+    let mut json = Writer::new(MOST_JSON, &mut tick);
+    json.output(output, chunk, place, nth)?;
+    Ok(json.into_text())
+}
+
+/// The longest text of a value that becomes one of PostgreSQL's.
+const MOST_JSON: usize = 0x3fff_ff00;
+
+/// JSON as a json datum.
+fn json_datum(json: &str) -> Datum {
+    let json = text::c(json);
+    // SAFETY: json_in of a C string; it raises where the text is no JSON.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::json_in, &[Some(Datum::from(json.as_ptr()))]) }
+        .unwrap_or(Datum::from(0))
+}
+
 fn key_text(key: Key<'_>) -> String {
     match key {
         Key::Int64(k) => k.to_string(),
@@ -137,10 +157,13 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
     if values.len() >= (1 << 27) - 8 {
         return Err(Error::TooLarge { bytes: values.len() * 8 });
     }
-    let mut dims: Vec<i32> = dimensions.iter().map(|d| *d as i32).collect();
+    let too_large = |_| Error::TooLarge { bytes: values.len() * 8 };
+    let shape = if values.is_empty() { &[] } else { dimensions };
+    let mut dims: Vec<i32> =
+        shape.iter().map(|d| i32::try_from(*d)).collect::<std::result::Result<_, _>>().map_err(too_large)?;
     let mut lower = vec![1; dims.len()];
     let (mut length, mut by_value, mut align) = (0, false, 0);
-    let count = if values.is_empty() { 0 } else { dims.len() as i32 };
+    let count = i32::try_from(dims.len()).map_err(too_large)?;
     // SAFETY: values and nulls have as many entries as the dimensions multiply to.
     Ok(unsafe {
         pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
@@ -162,15 +185,14 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
 pub(crate) fn natural(output: &Output, chunk: &Chunk<'_>, place: usize, nth: usize) -> Result<Datum> {
     let element = match output.element() {
         Some(element) if natural_type(output) != pg_sys::JSONBOID => element,
-        _ => return Ok(jsonb(&output_json(output, chunk, place, nth)?.to_string())),
+        _ => return Ok(jsonb(&json_text(output, chunk, place, nth)?)),
     };
     if output.is_scalar() {
-        return Ok(scalar_datum(chunk.scalar(place, nth, 0)?, element));
+        return Ok(scalar_datum(chunk.scalar(place, nth, 0)?));
     }
     let shape = row_shape(output, chunk, place, nth)?;
     let width = shape.iter().product();
-    let mut values =
-        (0..width).map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?, element))).collect::<Result<Vec<_>>>()?;
+    let mut values = (0..width).map(|i| Ok(scalar_datum(chunk.scalar(place, nth, i)?))).collect::<Result<Vec<_>>>()?;
     // A single value of no dimension is an array of one.
     let shape = if shape.is_empty() { vec![1] } else { shape };
     array(&mut values, &mut vec![false; width], &shape, scalar_type(element))
@@ -267,9 +289,19 @@ enum Source {
     Json(usize, bool),
     /// A single value as an array of one.
     One(usize),
-    Carried(usize),
+    Carried(usize, Reading),
     /// A column of rows whose type nobody knows.
     Null,
+}
+
+/// What a carried value is before it is converted to the type that the reader declares.
+enum Reading {
+    /// What it is kept as.
+    Kept,
+    /// Its text, written now: its type's casts are not the reader's to run.
+    Written(TypeOutput),
+    /// Read from the text that it is kept as.
+    Parsed(Input),
 }
 
 struct Column {
@@ -280,43 +312,69 @@ struct Column {
 /// Turns results into rows of a description.
 pub(crate) struct Rows {
     columns: Vec<Column>,
-    carried: pg_sys::TupleDesc,
-    form: Option<carry::Form>,
+    form: carry::Form,
     values: Vec<Datum>,
     nulls: Vec<bool>,
     carried_values: Vec<Datum>,
     carried_nulls: Vec<bool>,
     uses_carried: bool,
+    /// Values are written or read as text.
+    uses_text: bool,
 }
 
-/// The description of the carried columns.
-pub(crate) fn carried_desc(layout: &Layout) -> pg_sys::TupleDesc {
-    // SAFETY: one entry a carried column, in the current context.
-    unsafe {
-        let desc = pg_sys::CreateTemplateTupleDesc(layout.carried.len() as i32);
-        for (i, c) in layout.carried.iter().enumerate() {
-            let name = text::c(&c.name);
-            pg_sys::TupleDescInitEntry(desc, i as i16 + 1, name.as_ptr(), Oid::from(c.oid), c.typmod, 0);
+/// How a layout's rows carry their columns.
+fn form(layout: &Layout) -> carry::Form {
+    carry::Form::of_types(layout.carried.iter().map(|c| Oid::from(c.oid)))
+}
+
+/// How a carried column is read as this type, or as the type that it is by itself: how its values are made, and as what type.
+fn reading(c: &Carried, declared: Option<Oid>) -> Result<(Reading, Oid, i32)> {
+    let kept = (Reading::Kept, Oid::from(c.oid), c.typmod);
+    let Some(written) = &c.text_of else {
+        let oid = Oid::from(c.oid);
+        if stored_type::is_trusted(oid) || declared == Some(oid) {
+            return Ok(kept);
         }
-        desc
+        return Ok((Reading::Written(TypeOutput::of(oid)), pg_sys::TEXTOID, -1));
+    };
+    // A reader of texts gets them whatever has become of the type.
+    if declared.is_some_and(|d| matches!(d, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::NAMEOID))
+    {
+        return Ok(kept);
     }
+    let (oid, typmod) = stored_type::known(&c.name, written)?;
+    let names_it = declared.is_some_and(|d| stored_type::base(d, -1).0 == oid);
+    if stored_type::is_trusted(oid) || names_it {
+        return Ok((Reading::Parsed(Input::of(oid, typmod)), oid, typmod));
+    }
+    Ok(kept)
 }
 
 /// The row that results are by themselves: carried columns, then outputs.
-pub(crate) fn natural_desc(layout: &Layout) -> pg_sys::TupleDesc {
-    let carried = layout.carried.len();
+pub(crate) fn natural_desc(layout: &Layout) -> Result<pg_sys::TupleDesc> {
+    let mut columns = Vec::new();
+    for c in &layout.carried {
+        let (_, oid, typmod) = reading(c, None)?;
+        columns.push((&c.name, oid, typmod));
+    }
+    columns.extend(layout.outputs.iter().map(|o| (&o.name, natural_type(o), -1)));
+    let too_many = || Error::TooManyColumns { columns: columns.len(), limit: MOST_COLUMNS };
+    let count = i16::try_from(columns.len()).map_err(|_| too_many())?;
+    if columns.len() > MOST_COLUMNS {
+        return Err(too_many());
+    }
     // SAFETY: one entry a column, in the current context; blessed, so that rows of it can be told apart.
     unsafe {
-        let desc = pg_sys::CreateTemplateTupleDesc((carried + layout.outputs.len()) as i32);
-        for (i, c) in layout.carried.iter().enumerate() {
-            let name = text::c(&c.name);
-            pg_sys::TupleDescInitEntry(desc, i as i16 + 1, name.as_ptr(), Oid::from(c.oid), c.typmod, 0);
+        let desc = pg_sys::CreateTemplateTupleDesc(count.into());
+        for ((name, oid, typmod), number) in columns.iter().zip(1..=count) {
+            // Names are cut as PostgreSQL cuts them, between characters.
+            let name = text::c(name);
+            let length = i32::try_from(name.as_bytes().len()).unwrap_or(i32::MAX);
+            let cut = usize::try_from(pg_sys::pg_mbcliplen(name.as_ptr(), length, 63)).unwrap_or(0);
+            let name = std::ffi::CString::new(&name.as_bytes()[..cut.min(name.as_bytes().len())]).unwrap_or_default();
+            pg_sys::TupleDescInitEntry(desc, number, name.as_ptr(), *oid, *typmod, 0);
         }
-        for (i, o) in layout.outputs.iter().enumerate() {
-            let name = text::c(&o.name);
-            pg_sys::TupleDescInitEntry(desc, (carried + i) as i16 + 1, name.as_ptr(), natural_type(o), -1, 0);
-        }
-        pg_sys::BlessTupleDesc(desc)
+        Ok(pg_sys::BlessTupleDesc(desc))
     }
 }
 
@@ -326,7 +384,7 @@ impl Rows {
     pub(crate) fn new(layout: &Layout, desc: pg_sys::TupleDesc) -> Result<Self> {
         let mut columns = Vec::new();
         // SAFETY: the description is valid and has so many attributes.
-        let natts = unsafe { (*desc).natts as usize };
+        let natts = usize::try_from(unsafe { (*desc).natts }).unwrap_or(0);
         for i in 0..natts {
             // SAFETY: i is below natts.
             let a = unsafe { &*crate::pg::convert::attribute(desc, i) };
@@ -363,8 +421,18 @@ impl Rows {
                 columns.push(Column { source, coercion });
             } else if let Some(place) = layout.carried.iter().position(|c| c.name == name) {
                 let c = &layout.carried[place];
-                let coercion = Coercion::new(&name, Oid::from(c.oid), c.typmod, a.atttypid, a.atttypmod)?;
-                columns.push(Column { source: Source::Carried(place), coercion });
+                let (reading, oid, typmod) = reading(c, Some(a.atttypid))?;
+                let coercion =
+                    Coercion::new(&name, oid, typmod, a.atttypid, a.atttypmod).map_err(|e| match (e, &c.text_of) {
+                        (Error::CannotCast { column, to, .. }, Some(of)) => {
+                            Error::CannotCast { column, from: of.name.clone(), to }
+                        }
+                        (Error::CannotCast { column, to, .. }, None) => {
+                            Error::CannotCast { column, from: text::type_name(Oid::from(c.oid)), to }
+                        }
+                        (e, _) => e,
+                    })?;
+                columns.push(Column { source: Source::Carried(place, reading), coercion });
             } else if layout.unbound {
                 columns.push(Column { source: Source::Null, coercion: None });
             } else {
@@ -375,46 +443,51 @@ impl Rows {
                 });
             }
         }
-        let uses_carried = columns.iter().any(|c| matches!(c.source, Source::Carried(_)));
-        let carried = carried_desc(layout);
+        let uses_carried = columns.iter().any(|c| matches!(c.source, Source::Carried(..)));
+        let uses_text =
+            columns.iter().any(|c| matches!(c.source, Source::Carried(_, Reading::Written(_) | Reading::Parsed(_))));
         Ok(Self {
             columns,
-            carried,
-            form: carry::Form::of(carried),
+            form: form(layout),
             values: vec![Datum::from(0); natts],
             nulls: vec![true; natts],
             carried_values: vec![Datum::from(0); layout.carried.len()],
             carried_nulls: vec![true; layout.carried.len()],
             uses_carried,
+            uses_text,
         })
     }
 
     /// For the carried columns alone.
     fn of_carried(layout: &Layout) -> Self {
-        let carried = carried_desc(layout);
         Self {
             columns: Vec::new(),
-            carried,
-            form: carry::Form::of(carried),
+            form: form(layout),
             values: Vec::new(),
             nulls: Vec::new(),
             carried_values: vec![Datum::from(0); layout.carried.len()],
             carried_nulls: vec![true; layout.carried.len()],
             uses_carried: true,
+            uses_text: false,
         }
     }
 
     /// Fills `values` and `nulls` for one row of a chunk.
     fn fill(&mut self, layout: &Layout, chunk: &Chunk<'_>, row: usize, nth: Option<usize>) -> Result<()> {
         if self.uses_carried {
-            self.open_carried(chunk.carried(row)?);
+            self.open_carried(chunk.carried(row)?)?;
         }
         for (i, column) in self.columns.iter().enumerate() {
             let mut null = false;
             let datum = match (&column.source, nth) {
-                (Source::Carried(place), _) => {
+                (Source::Carried(place, reading), _) => {
                     null = self.carried_nulls[*place];
-                    self.carried_values[*place]
+                    let value = self.carried_values[*place];
+                    match reading {
+                        Reading::Written(output) if !null => text::datum(&output.text(value)),
+                        Reading::Parsed(input) if !null => input.value(&text::text(value)?),
+                        _ => value,
+                    }
                 }
                 (_, None) | (Source::Null, _) => {
                     null = true;
@@ -422,14 +495,13 @@ impl Rows {
                 }
                 (Source::Output(place), Some(nth)) => natural(&layout.outputs[*place], chunk, *place, nth)?,
                 (Source::Json(place, binary), Some(nth)) => {
-                    let json = output_json(&layout.outputs[*place], chunk, *place, nth)?.to_string();
-                    // json is text that is JSON; jsonb is made of it.
-                    if *binary { jsonb(&json) } else { text::datum(&json) }
+                    let json = json_text(&layout.outputs[*place], chunk, *place, nth)?;
+                    if *binary { jsonb(&json) } else { json_datum(&json) }
                 }
                 (Source::One(place), Some(nth)) => {
                     let output = &layout.outputs[*place];
                     let OutputRow::Tensor { element, .. } = &output.row else { continue };
-                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?, *element);
+                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?);
                     array(&mut [value], &mut [false], &[1], scalar_type(*element))?
                 }
             };
@@ -443,8 +515,8 @@ impl Rows {
     }
 
     /// Takes the carried columns of a row apart.
-    fn open_carried(&mut self, row: Option<&[u8]>) {
-        carry::open(self.carried, self.form.as_ref(), row, &mut self.carried_values, &mut self.carried_nulls);
+    fn open_carried(&mut self, row: Option<&[u8]>) -> Result<()> {
+        self.form.open(row, &mut self.carried_values, &mut self.carried_nulls)
     }
 
     /// Calls `f` with the values and nulls of every row, each in a memory context that is reset after it.
@@ -455,10 +527,14 @@ impl Rows {
     ) -> Result<()> {
         let home = crate::pg::memory::Private::new(c"pg_predict row");
         let layout = std::sync::Arc::clone(&results.layout);
+        let style = self.uses_text.then(Style::begin);
         results.each(|bytes| {
             let chunk = Chunk::parse(bytes)?;
             let mut nth = 0;
             for row in 0..chunk.rows() {
+                if row % 256 == 0 {
+                    crate::pg::sessions::check_interrupts();
+                }
                 let ran = chunk.ran(row);
                 crate::pg::memory::within(home.context(), || {
                     self.fill(&layout, &chunk, row, ran.then_some(nth))?;
@@ -468,15 +544,18 @@ impl Rows {
                 // SAFETY: the row has been taken.
                 unsafe { pg_sys::MemoryContextReset(home.context()) };
             }
-            crate::pg::sessions::check_interrupts();
             Ok(())
-        })
+        })?;
+        if let Some(style) = style {
+            style.finish();
+        }
+        Ok(())
     }
 }
 
 /// Every row as a composite value of the natural description, turned to JSON text by PostgreSQL.
 pub(crate) fn json_rows(results: &Results, mut f: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    let desc = natural_desc(&results.layout);
+    let desc = natural_desc(&results.layout)?;
     let mut rows = Rows::new(&results.layout, desc)?;
     rows.each(results, |values, nulls| {
         // SAFETY: the values match the description; row_to_json takes a composite datum and returns text.
@@ -508,7 +587,7 @@ pub(crate) fn first_carried(layout: &Layout, chunk: &[u8], row: usize) -> Result
     let home = crate::pg::memory::Private::new(c"pg_predict row");
     crate::pg::memory::within(home.context(), || {
         let mut rows = Rows::of_carried(layout);
-        rows.open_carried(Some(bytes));
+        rows.open_carried(Some(bytes))?;
         if rows.carried_nulls[0] {
             return Ok(None);
         }
@@ -533,16 +612,18 @@ pub(crate) fn each_carried(
         let chunk = Chunk::parse(bytes)?;
         let mut nth = 0;
         for row in 0..chunk.rows() {
+            if row % 256 == 0 {
+                crate::pg::sessions::check_interrupts();
+            }
             let ran = chunk.ran(row);
             crate::pg::memory::within(home.context(), || {
-                rows.open_carried(chunk.carried(row)?);
+                rows.open_carried(chunk.carried(row)?)?;
                 f(&chunk, ran.then_some(nth), &rows.carried_values, &rows.carried_nulls)
             })?;
             nth += usize::from(ran);
             // SAFETY: the row has been taken.
             unsafe { pg_sys::MemoryContextReset(home.context()) };
         }
-        crate::pg::sessions::check_interrupts();
         Ok(())
     })
 }

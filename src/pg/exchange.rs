@@ -12,6 +12,9 @@ use std::io::{BufReader, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pg_predict_engine::Error as Engine;
+use pg_predict_engine::chunk::Chunk;
+use pg_predict_engine::flat::{self, Purpose};
 use pgrx::pg_sys::{self, Datum};
 
 use crate::error::{Error, Result};
@@ -87,10 +90,10 @@ unsafe extern "C-unwind" fn at_part_end(
 
 /// What a worker sends.
 pub(crate) fn put(results: &Results) -> Result<Datum> {
-    let size = results.flat_size()?;
+    let size = results.flat_size(Purpose::Exchange)?;
     if size <= INLINE {
         let mut flat = vec![HERE];
-        results.write_flat(|piece| {
+        results.write_flat(Purpose::Exchange, |piece| {
             flat.extend_from_slice(piece);
             Ok(())
         })?;
@@ -98,8 +101,8 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
     }
     let directory = directory(leader());
     let serial = SERIAL.replace(SERIAL.get() + 1);
-    let path = directory.join(format!("{}.{serial}", std::process::id()));
-    let path = path.to_string_lossy().into_owned();
+    let name = format!("{}.{serial}", std::process::id());
+    let path = directory.join(&name).to_string_lossy().into_owned();
     let (top, own, file_path) = (text::c("base/pgsql_tmp"), text::c(&directory.to_string_lossy()), text::c(&path));
     let failed = |reason: String| Error::TemporaryFile { path: path.clone(), reason };
     // SAFETY: makes the directory, which may be there, and a file that counts against temp_file_limit; both raise where
@@ -108,8 +111,10 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
         pg_sys::PathNameCreateTemporaryDir(top.as_ptr(), own.as_ptr());
         let file = pg_sys::PathNameCreateTemporaryFile(file_path.as_ptr(), true);
         let mut at = 0;
-        let written = results.write_flat(|piece| {
+        let written = results.write_flat(Purpose::Exchange, |piece| {
             for part in piece.chunks(1 << 20) {
+                // An int until PostgreSQL 15, a size from 16 on: a part is as long as either.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "at most 1 MB")]
                 let n = pg_sys::FileWrite(
                     file,
                     part.as_ptr().cast_mut().cast(),
@@ -117,10 +122,10 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
                     at,
                     pg_sys::WaitEventIO::WAIT_EVENT_BUFFILE_WRITE,
                 );
-                if n as usize != part.len() {
+                if usize::try_from(n).ok() != Some(part.len()) {
                     return Err(failed(std::io::Error::last_os_error().to_string()));
                 }
-                at += part.len() as i64;
+                at += i64::try_from(part.len()).unwrap_or(0);
             }
             Ok(())
         });
@@ -128,7 +133,7 @@ pub(crate) fn put(results: &Results) -> Result<Datum> {
         written?;
     }
     let mut sent = vec![FILE];
-    sent.extend_from_slice(path.as_bytes());
+    sent.extend_from_slice(name.as_bytes());
     Ok(text::bytes(&sent))
 }
 
@@ -142,11 +147,15 @@ pub(crate) enum Parcel {
 pub(crate) fn take(bytes: &[u8]) -> Result<Option<Parcel>> {
     match bytes.split_first() {
         None => Ok(None),
-        Some((&FILE, path)) => {
+        // A worker names a file of the directory that this backend's workers write to, and nothing else.
+        Some((&FILE, name)) if name.iter().all(|b| b.is_ascii_digit() || *b == b'.') => {
             READ.set(true);
-            Ok(Some(Parcel::File(PathBuf::from(String::from_utf8_lossy(path).into_owned()))))
+            // SAFETY: reads a variable.
+            let directory = directory(unsafe { pg_sys::MyProcPid });
+            Ok(Some(Parcel::File(directory.join(String::from_utf8_lossy(name).as_ref()))))
         }
-        Some((_, flat)) => Results::read_flat(flat).map(|r| Some(Parcel::Here(r))),
+        Some((&HERE, flat)) => Results::read_flat(flat, Purpose::Exchange).map(|r| Some(Parcel::Here(r))),
+        Some(_) => Err(Engine::Corrupt { what: "a worker sent what is no result".into() }.into()),
     }
 }
 
@@ -166,28 +175,39 @@ impl Parcel {
         };
         let failed =
             |e: std::io::Error| Error::TemporaryFile { path: path.display().to_string(), reason: e.to_string() };
-        let mut file = BufReader::with_capacity(1 << 16, File::open(&path).map_err(failed)?);
-        let piece = |file: &mut BufReader<File>| -> Result<Vec<u8>> {
-            let n = number(file).map_err(failed)?;
+        let file = File::open(&path).map_err(failed)?;
+        // Memory is sized by what is there, whatever a length says.
+        let mut left = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+        let mut file = BufReader::with_capacity(1 << 16, file);
+        let mut take = |n: usize| -> Result<Vec<u8>> {
+            left =
+                left.checked_sub(n).ok_or_else(|| Engine::Corrupt { what: "a worker's file is cut short".into() })?;
             let mut bytes = Vec::new();
-            bytes
-                .try_reserve_exact(n)
-                .map_err(|_| pg_predict_engine::Error::OutOfMemory { what: "results".into(), bytes: n })?;
+            bytes.try_reserve_exact(n).map_err(|_| Engine::OutOfMemory { what: "results".into(), bytes: n })?;
             bytes.resize(n, 0);
             file.read_exact(&mut bytes).map_err(failed)?;
             Ok(bytes)
         };
-        let (head, faults) = Results::read_layout(&piece(&mut file)?)?;
-        layout(Arc::new(head), faults)?;
-        for _ in 0..number(&mut file).map_err(failed)? {
-            chunk(piece(&mut file)?)?;
+        let mut head = take(HEAD)?;
+        let n = number(head.get(HEAD - 4..));
+        head.append(&mut take(n + 4)?);
+        let (head, faults, chunks) = flat::Reader(&head).head(Purpose::Exchange)?;
+        let head = Arc::new(head);
+        layout(Arc::clone(&head), faults)?;
+        for _ in 0..chunks {
+            let n = number(take(4)?.get(..));
+            let bytes = take(n)?;
+            Chunk::parse(&bytes)?.check(&head)?;
+            chunk(bytes)?;
         }
         std::fs::remove_file(&path).map_err(failed)
     }
 }
 
-fn number(file: &mut impl Read) -> std::io::Result<usize> {
-    let mut bytes = [0; 4];
-    file.read_exact(&mut bytes)?;
-    Ok(u32::from_ne_bytes(bytes) as usize)
+/// Bytes of a flat result before its header, the length of the header included.
+const HEAD: usize = 12;
+
+fn number(bytes: Option<&[u8]>) -> usize {
+    let bytes = bytes.and_then(|bytes| bytes.first_chunk()).copied().unwrap_or_default();
+    u32::from_ne_bytes(bytes) as usize
 }

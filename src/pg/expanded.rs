@@ -8,18 +8,28 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use pgrx::pg_sys::{self, Datum};
+use std::sync::Arc;
+
+use pg_predict_engine::Error as Engine;
+use pg_predict_engine::chunk::{Chunk, Rows};
+use pg_predict_engine::flat::Purpose;
+use pg_predict_engine::layout::TypeText;
+use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result, raise};
-use crate::pg::results::Results;
-use crate::pg::{memory, text};
+use crate::pg::convert::Carried;
+use crate::pg::results::{Layout, Results};
+use crate::pg::spill::Pool;
+use crate::pg::stored_type::{self, Output, Style};
+use crate::pg::{carry, memory, sessions, text};
 
 /// An expanded object of ours. PostgreSQL's header comes first.
 #[repr(C)]
 struct Expanded {
     header: pg_sys::ExpandedObjectHeader,
     results: *const Results,
-    size: usize,
+    /// The flat form, where it is another than that of the results; between the question for its size and that for it.
+    flat: *mut Option<Vec<u8>>,
 }
 
 struct Methods(pg_sys::ExpandedObjectMethods);
@@ -35,13 +45,80 @@ const MAX_DATUM: usize = 0x3fff_ffff;
 unsafe extern "C-unwind" fn get_flat_size(header: *mut pg_sys::ExpandedObjectHeader) -> pg_sys::Size {
     // SAFETY: PostgreSQL passes a header that `expand` made; the results live in the same context.
     let expanded = unsafe { &mut *header.cast::<Expanded>() };
-    // SAFETY: as above.
-    match unsafe { &*expanded.results }.flat_size() {
-        Ok(n) if n + 4 > MAX_DATUM => raise(Error::TooLarge { bytes: n }),
-        Ok(n) => expanded.size = n + 4,
+    // SAFETY: as above; both live in the same context.
+    let (results, flat) = unsafe { (&*expanded.results, &mut *expanded.flat) };
+    match flat_size(results, flat) {
+        Ok(n) => n + 4,
         Err(e) => raise(e),
     }
-    expanded.size
+}
+
+/// The size of the flat form of results. It is made here where values are not stored as they are.
+fn flat_size(results: &Results, made: &mut Option<Vec<u8>>) -> Result<usize> {
+    let size =
+        if results.is_lasting() { results.flat_size(Purpose::Stored)? } else { made.insert(as_stored(results)?).len() };
+    if size + 4 > MAX_DATUM { Err(Error::TooLarge { bytes: size }) } else { Ok(size) }
+}
+
+/// A carried column whose values are kept as the texts of a type.
+pub(crate) fn as_text(name: &str, written: TypeText) -> Carried {
+    Carried { name: name.to_owned(), oid: pg_sys::TEXTOID.to_u32(), typmod: -1, text_of: Some(written) }
+}
+
+/// The flat form of results with values that are not stored as they are: those are written as texts.
+fn as_stored(results: &Results) -> Result<Vec<u8>> {
+    let types: Vec<Oid> = results.layout.carried.iter().map(|c| Oid::from(c.oid)).collect();
+    let outputs: Vec<Option<Output>> =
+        types.iter().map(|oid| (!stored_type::is_kept(*oid)).then(|| Output::of(*oid))).collect();
+    let mut layout = Layout::clone(&results.layout);
+    for column in &mut layout.carried {
+        let oid = Oid::from(column.oid);
+        if !stored_type::is_kept(oid) {
+            *column = as_text(&column.name, stored_type::written(oid, column.typmod));
+        }
+    }
+    let (old, new) = (
+        carry::Form::of_types(types.iter().copied()),
+        carry::Form::of_types(layout.carried.iter().map(|c| Oid::from(c.oid))),
+    );
+    let mut stored = Results::new(Arc::new(layout), Pool::new());
+    stored.faults = results.faults.clone();
+    let home = memory::Private::new(c"pg_predict row");
+    let (mut values, mut nulls) = (vec![Datum::null(); types.len()], vec![true; types.len()]);
+    let style = Style::begin();
+    results.each(|bytes| {
+        let chunk = Chunk::parse(bytes)?;
+        let mut rows = Rows::default();
+        for row in 0..chunk.rows() {
+            rows.ran.push(chunk.ran(row));
+            let Some(bytes) = chunk.carried(row)? else { continue };
+            memory::within(home.context(), || {
+                old.open(Some(bytes), &mut values, &mut nulls)?;
+                for ((value, null), output) in values.iter_mut().zip(&nulls).zip(&outputs) {
+                    if let (false, Some(output)) = (null, output) {
+                        *value = text::datum(&output.text(*value));
+                    }
+                }
+                new.keep(&values, &nulls, &mut rows)
+            })?;
+            // SAFETY: the row has been copied.
+            unsafe { pg_sys::MemoryContextReset(home.context()) };
+            if row % 1024 == 0 {
+                sessions::check_interrupts();
+            }
+        }
+        stored.push_in_memory(chunk.with_rows(&rows)?)?;
+        if stored.bytes() > MAX_DATUM { Err(Error::TooLarge { bytes: stored.bytes() }) } else { Ok(()) }
+    })?;
+    style.finish();
+    let size = stored.flat_size(Purpose::Stored)?;
+    let mut flat = Vec::new();
+    flat.try_reserve_exact(size).map_err(|_| Engine::OutOfMemory { what: "results".into(), bytes: size })?;
+    stored.write_flat(Purpose::Stored, |piece| {
+        flat.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(flat)
 }
 
 #[pgrx::pg_guard]
@@ -55,17 +132,24 @@ unsafe extern "C-unwind" fn flatten_into(
         let expanded = &*header.cast::<Expanded>();
         let mut at = target.cast::<u8>().add(4);
         let end = target.cast::<u8>().add(allocated);
-        let written = (*expanded.results).write_flat(|piece| {
-            if at.add(piece.len()) <= end {
-                std::ptr::copy_nonoverlapping(piece.as_ptr(), at, piece.len());
+        let mut put = |piece: &[u8]| {
+            if piece.len() > end.offset_from_unsigned(at) {
+                return Err(Engine::Corrupt { what: "a result grew while it was copied".into() }.into());
             }
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), at, piece.len());
             at = at.add(piece.len());
             Ok(())
-        });
+        };
+        let written = match (*expanded.flat).take() {
+            Some(flat) => put(&flat),
+            None if (*expanded.results).is_lasting() => (*expanded.results).write_flat(Purpose::Stored, put),
+            None => as_stored(&*expanded.results).and_then(|flat| put(&flat)),
+        };
         if let Err(e) = written {
             raise(e);
         }
-        pgrx::varlena::set_varsize_4b(target.cast(), allocated as i32);
+        // No value is longer than MAX_DATUM.
+        pgrx::varlena::set_varsize_4b(target.cast(), i32::try_from(allocated).unwrap_or_default());
     }
 }
 
@@ -87,6 +171,7 @@ pub(crate) fn expand(results: Results) -> Datum {
         );
         let object = pg_sys::MemoryContextAllocZero(context, size_of::<Expanded>()).cast::<Expanded>();
         (*object).results = memory::own(context, results);
+        (*object).flat = memory::own(context, None);
         pg_sys::EOH_init_header(&raw mut (*object).header, &raw const METHODS.0, context);
         let pointer = pg_sys::palloc((*object).header.eoh_ro_ptr.len()).cast::<u8>();
         std::ptr::copy_nonoverlapping(
@@ -100,16 +185,11 @@ pub(crate) fn expand(results: Results) -> Datum {
 
 /// Results as a flat value in the current memory context.
 pub(crate) fn flat(results: &Results) -> Result<Datum> {
-    let size = results.flat_size()?;
+    let size = results.flat_size(Purpose::Stored)?;
     if size + 4 > MAX_DATUM {
         return Err(Error::TooLarge { bytes: size });
     }
-    let mut bytes = Vec::with_capacity(size);
-    results.write_flat(|piece| {
-        bytes.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(text::bytes(&bytes))
+    text::bytes_of(size, |put| results.write_flat(Purpose::Stored, put))
 }
 
 /// A result to be read, wherever it is.
@@ -136,9 +216,9 @@ pub(crate) fn read<'a>(datum: Datum) -> Result<Batch<'a>> {
     unsafe {
         let p = datum.cast_mut_ptr::<pg_sys::varlena>();
         if pgrx::varlena::varatt_is_1b_e(p) {
-            let tag = *p.cast::<u8>().add(1);
-            let expanded = tag == pg_sys::vartag_external::VARTAG_EXPANDED_RO as u8
-                || tag == pg_sys::vartag_external::VARTAG_EXPANDED_RW as u8;
+            let tag = u32::from(*p.cast::<u8>().add(1));
+            let expanded = tag == pg_sys::vartag_external::VARTAG_EXPANDED_RO
+                || tag == pg_sys::vartag_external::VARTAG_EXPANDED_RW;
             if expanded {
                 let header = pg_sys::DatumGetEOHP(datum);
                 if std::ptr::eq((*header).eoh_methods, &raw const METHODS.0) {
@@ -147,11 +227,15 @@ pub(crate) fn read<'a>(datum: Datum) -> Result<Batch<'a>> {
             }
         }
     }
-    Ok(Batch::Flat(Box::new(Results::read_flat(text::varlena(datum))?)))
+    Ok(Batch::Flat(Box::new(Results::read_flat(text::varlena(datum), Purpose::Stored)?)))
 }
 
+/// The user whose query made results, and where they are.
+type Known = (Oid, *const Results);
+
 thread_local! {
-    static HANDLES: RefCell<(i64, HashMap<i64, *const Results>)> = RefCell::new((0, HashMap::new()));
+    /// The results that have a handle, and the users whose queries made them.
+    static HANDLES: RefCell<(i64, HashMap<i64, Known>)> = RefCell::new((0, HashMap::new()));
 }
 
 /// Results that a handle names; the name goes when they do.
@@ -171,16 +255,22 @@ pub(crate) fn name(results: Results, context: pg_sys::MemoryContext) -> i64 {
     let results = Box::new(results);
     let handle = HANDLES.with_borrow_mut(|(last, all)| {
         *last += 1;
-        all.insert(*last, &raw const *results);
+        all.insert(*last, (user(), &raw const *results));
         *last
     });
     memory::own(context, Named { handle, _results: results });
     handle
 }
 
-/// The results that a handle names.
+fn user() -> Oid {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The results that a handle names. A number is easily guessed: those of another user's query, a SECURITY DEFINER function's say,
+/// are not found.
 pub(crate) fn named<'a>(handle: i64) -> Result<&'a Results> {
-    let found = HANDLES.with_borrow(|(_, all)| all.get(&handle).copied());
+    let found = HANDLES.with_borrow(|(_, all)| all.get(&handle).filter(|(of, _)| *of == user()).map(|(_, r)| *r));
     // SAFETY: the entry is removed when the results are dropped, and this backend has one thread that runs queries.
     found.map(|r| unsafe { &*r }).ok_or(Error::StaleHandle)
 }

@@ -29,5 +29,6 @@ pub(crate) mod snapshot;
 pub(crate) mod spill;
 pub(crate) mod sql;
 pub(crate) mod srf;
+pub(crate) mod stored_type;
 pub(crate) mod symbol;
 pub(crate) mod text;

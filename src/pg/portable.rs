@@ -1,61 +1,28 @@
 //! The text form of a prediction_batch: JSON that names everything, so that it can be looked at, stored elsewhere and
 //! read back by another server.
 //!
-//! `{"model", "version", "outputs", "selected", "carried": [{"name", "type", "typmod"}], "rows": [[carried, outputs]]}`;
+//! `{"format", "model", "version", "outputs", "selected", "carried": [{"name", "type"}], "rows": [[carried, outputs]]}`;
 //! `outputs` of a row is null where the row was not run, carried values are in their types' text form.
+//! docs/architecture.md describes it.
 
 use std::sync::Arc;
 
-use pg_predict_engine::batch::{Keys, Maps, Values};
+use pg_predict_engine::Error as Engine;
+use pg_predict_engine::batch::Values;
 use pg_predict_engine::chunk::{self, Rows};
-use pg_predict_engine::signature::{Output, OutputRow};
-use pg_predict_engine::tensor::{Column, ElementType, from_json};
+use pg_predict_engine::layout::{Layout, TypeText};
+use pg_predict_engine::portable::{self, CarriedText, FORMAT, Head, Texts, Writer};
 use pgrx::pg_sys::{self, Datum, Oid};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::pg::convert::Carried;
-use crate::pg::results::{ElementKey, Layout, Results};
-use crate::pg::{emit, expanded, memory, text};
+use crate::pg::results::Results;
+use crate::pg::sessions::check_interrupts;
+use crate::pg::stored_type::{self, Input, Output, Style};
+use crate::pg::{carry, emit, expanded, memory, text};
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Portable {
-    model: String,
-    version: i32,
-    outputs: Vec<Output>,
-    selected: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    element: Option<ElementKey>,
-    carried: Vec<NamedType>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    unbound: bool,
-    /// Each a `Row`, read one at a time: as values all of them would take many times the text.
-    rows: Vec<Box<RawValue>>,
-}
-
-/// Carried values, and outputs where the row was run.
-type Row = (Vec<Option<String>>, Option<Vec<Value>>);
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NamedType {
-    name: String,
-    r#type: String,
-    #[serde(default = "no_typmod", skip_serializing_if = "is_no_typmod")]
-    typmod: i32,
-}
-
-fn no_typmod() -> i32 {
-    -1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_no_typmod(n: &i32) -> bool {
-    *n == -1
-}
+/// PostgreSQL's limit for one value, with room for the end.
+const LONGEST: usize = 0x3fff_ff00;
 
 fn bad(reason: impl Into<String>) -> Error {
     Error::BadBatch { reason: reason.into() }
@@ -64,18 +31,8 @@ fn bad(reason: impl Into<String>) -> Error {
 /// Prints results.
 pub(crate) fn print(results: &Results) -> Result<String> {
     let layout = &results.layout;
-    // The text is never much shorter than the flat form.
-    if results.flat_size()? / 4 >= LONGEST {
-        return Err(Error::TooLarge { bytes: results.flat_size()? });
-    }
-    let mut outputs: Vec<_> = Vec::new();
-    for c in &layout.carried {
-        let (mut function, mut varlena) = (Oid::INVALID, false);
-        // SAFETY: looks up the output function of a type that exists.
-        unsafe { pg_sys::getTypeOutputInfo(Oid::from(c.oid), &raw mut function, &raw mut varlena) };
-        outputs.push(function);
-    }
-    let head = Portable {
+    let head = Head {
+        format: FORMAT,
         model: layout.model.clone(),
         version: layout.version,
         outputs: layout.outputs.clone(),
@@ -84,189 +41,176 @@ pub(crate) fn print(results: &Results) -> Result<String> {
         carried: layout
             .carried
             .iter()
-            .map(|c| NamedType {
-                name: c.name.clone(),
-                // SAFETY: returns a palloc'd name.
-                r#type: text::copied(unsafe { pg_sys::format_type_be_qualified(Oid::from(c.oid)) }),
-                typmod: c.typmod,
+            .map(|c| {
+                let TypeText { name, definition } =
+                    c.text_of.clone().unwrap_or_else(|| stored_type::written(Oid::from(c.oid), c.typmod));
+                CarriedText { name: c.name.clone(), r#type: name, definition, typmod: -1 }
             })
             .collect(),
         unbound: layout.unbound,
-        rows: Vec::new(),
+        rows: [],
     };
-    let mut json = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
+    let head = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
+    let outputs: Vec<Option<Output>> =
+        layout.carried.iter().map(|c| c.text_of.is_none().then(|| Output::of(Oid::from(c.oid)))).collect();
+    let mut tick = check_interrupts;
+    let mut json = Writer::new(LONGEST, &mut tick);
     // The rows are last, and there is none yet: `..,"rows":[]}`.
-    json.truncate(json.len() - 2);
+    json.raw(head.strip_suffix("]}").unwrap_or(&head))?;
+    let style = Style::begin();
     let mut separator = "";
     emit::each_carried(results, |chunk, nth, values, nulls| {
-        let carried: Vec<Option<String>> = (0..layout.carried.len())
-            .map(|i| {
-                // SAFETY: calls the type's output function with a value of the type.
-                (!nulls[i]).then(|| text::copied(unsafe { pg_sys::OidOutputFunctionCall(outputs[i], values[i]) }))
-            })
-            .collect();
-        let answer: Option<Vec<Value>> = match nth {
-            None => None,
-            Some(nth) => Some(
-                layout
-                    .outputs
-                    .iter()
-                    .enumerate()
-                    .map(|(place, output)| emit::output_json(output, chunk, place, nth))
-                    .collect::<Result<Vec<_>>>()?,
-            ),
-        };
-        json.push_str(separator);
+        json.raw(separator)?;
         separator = ",";
-        json.push_str(&serde_json::to_string(&(carried, answer)).map_err(|e| bad(e.to_string()))?);
-        if json.len() >= LONGEST { Err(Error::TooLarge { bytes: json.len() }) } else { Ok(()) }
+        let mut before = "[[";
+        for (i, output) in outputs.iter().enumerate() {
+            json.raw(before)?;
+            before = ",";
+            match output {
+                _ if nulls[i] => json.raw("null")?,
+                Some(output) => json.string(&output.text(values[i]))?,
+                None => json.string(&text::text(values[i])?)?,
+            }
+        }
+        json.raw(if outputs.is_empty() { "[[]," } else { "]," })?;
+        let Some(nth) = nth else { return Ok(json.raw("null]")?) };
+        let mut before = "[";
+        for (place, output) in layout.outputs.iter().enumerate() {
+            json.raw(before)?;
+            before = ",";
+            json.output(output, chunk, place, nth)?;
+        }
+        Ok(json.raw("]]")?)
     })?;
-    json.push_str("]}");
-    Ok(json)
+    style.finish();
+    json.raw("]}")?;
+    Ok(json.into_text())
 }
 
-/// PostgreSQL's limit for one value, with room for the end.
-const LONGEST: usize = 0x3fff_ff00;
-
-/// Rows of a chunk made by reading text.
+/// Rows of a chunk made by reading text, and bytes after which it ends.
 const ROWS: usize = 4096;
+const BYTES: usize = 1 << 20;
+
+/// How many times longer than its text a result may be, and 16 MB more.
+const MOST_GROWTH: usize = 16;
+
+/// What a carried column of a text becomes.
+struct Column {
+    input: Input,
+    /// Where its values are kept as text.
+    output: Option<Output>,
+}
+
+/// The carried columns of a text, and how their values are read.
+fn columns(carried: &[CarriedText]) -> Result<(Vec<Carried>, Vec<Column>)> {
+    let (mut kept, mut columns) = (Vec::new(), Vec::new());
+    for c in carried {
+        let (oid, typmod) = stored_type::named(&c.r#type);
+        if !stored_type::is_modifier(oid, c.typmod) {
+            return Err(bad(format!("column \"{}\" has a modifier that its type has not", c.name)));
+        }
+        if !stored_type::may_be_carried(oid) {
+            return Err(bad(format!("column \"{}\" is of the type \"{}\", which cannot be stored", c.name, c.r#type)));
+        }
+        let typmod = if c.typmod == -1 { typmod } else { c.typmod };
+        let (oid, typmod) = stored_type::base(oid, typmod);
+        let written = stored_type::written(oid, typmod);
+        if c.definition.is_some() && c.definition != written.definition {
+            return Err(Error::TypeChanged { column: c.name.clone(), of: c.r#type.clone() });
+        }
+        let input = Input::of(oid, typmod);
+        if stored_type::is_kept(oid) {
+            kept.push(Carried { name: c.name.clone(), oid: oid.to_u32(), typmod, text_of: None });
+            columns.push(Column { input, output: None });
+        } else {
+            kept.push(expanded::as_text(&c.name, written));
+            columns.push(Column { input, output: Some(Output::of(oid)) });
+        }
+    }
+    Ok((kept, columns))
+}
 
 /// Reads the text form into a flat value.
 pub(crate) fn parse(json: &str) -> Result<Datum> {
-    let portable: Portable = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
-    let Some(selected) = portable.outputs.get(portable.selected) else { return Err(bad("no output is selected")) };
-    match (&selected.row, &portable.element) {
-        (_, None) => {}
-        (OutputRow::Tensor { shape, .. }, Some(ElementKey::Position(n))) if *n < shape.iter().product() => {}
-        (OutputRow::Open { .. }, Some(ElementKey::Position(_))) => {}
-        (OutputRow::Map { key: ElementType::Int64 }, Some(ElementKey::Integer(_)))
-        | (OutputRow::Map { key: ElementType::String }, Some(ElementKey::Text(_))) => {}
-        _ => return Err(bad("the selected element is not one of its output")),
-    }
-    let mut carried = Vec::new();
-    let mut inputs = Vec::new();
-    for c in &portable.carried {
-        let oid = type_named(&c.r#type);
-        let (mut function, mut parameter) = (Oid::INVALID, Oid::INVALID);
-        // SAFETY: looks up the input function of a type that exists.
-        unsafe { pg_sys::getTypeInputInfo(oid, &raw mut function, &raw mut parameter) };
-        inputs.push((function, parameter, c.typmod));
-        carried.push(Carried { name: c.name.clone(), oid: oid.to_u32(), typmod: c.typmod });
-    }
-    let layout = Arc::new(Layout {
-        model: portable.model,
-        version: portable.version,
-        outputs: portable.outputs,
-        selected: portable.selected,
-        element: portable.element,
+    let (head, rows) = portable::read(json, &mut { check_interrupts })?;
+    // Counts come first: nothing is sized by a column before it is known that there may be so many.
+    let layout = |carried| Layout {
+        model: head.model.clone(),
+        version: head.version,
+        outputs: head.outputs.clone(),
+        selected: head.selected,
+        element: head.element.clone(),
         carried,
         named: false,
-        unbound: portable.unbound,
-    });
-    let desc = emit::carried_desc(&layout);
+        unbound: head.unbound,
+    };
+    let names = head.carried.iter().map(|c| Carried { name: c.name.clone(), oid: 0, typmod: -1, text_of: None });
+    layout(names.collect()).check().map_err(bad)?;
+    // SAFETY: looks at the stack: a carried value may be one of this type.
+    unsafe { pg_sys::check_stack_depth() };
+    let (carried, columns) = columns(&head.carried)?;
+    let layout = Arc::new(layout(carried));
+    let form = carry::Form::of_types(layout.carried.iter().map(|c| Oid::from(c.oid)));
     let mut results = Results::new(Arc::clone(&layout), crate::pg::spill::Pool::new());
     let home = memory::Private::new(c"pg_predict row");
-    for part in portable.rows.chunks(ROWS) {
+    let mut tick = check_interrupts;
+    let mut read = portable::Rows::new(rows, columns.len(), &mut tick)?;
+    let mut texts = Texts::default();
+    let style = Style::begin();
+    let mut more = true;
+    while more {
         let mut rows = Rows::default();
         let mut values: Vec<Values> = layout.outputs.iter().map(Values::none).collect();
-        for row in part {
-            let (carried, answer): Row = serde_json::from_str(row.get()).map_err(|e| bad(e.to_string()))?;
-            if carried.len() != inputs.len() {
-                return Err(bad("a row has another number of carried values than there are carried columns"));
-            }
-            if !inputs.is_empty() {
-                memory::within(home.context(), || carry(&carried, &inputs, desc, &mut rows));
+        more = false;
+        while let Some(ran) = read.next(&layout.outputs, &mut values, &mut texts)? {
+            if !columns.is_empty() {
+                memory::within(home.context(), || keep(&columns, &form, &texts, &mut rows))?;
                 // SAFETY: the row has been copied.
                 unsafe { pg_sys::MemoryContextReset(home.context()) };
             }
-            rows.ran.push(answer.is_some());
-            let Some(answer) = answer else { continue };
-            if answer.len() != layout.outputs.len() {
-                return Err(bad("a row has another number of outputs than the model"));
-            }
-            for ((output, values), answer) in layout.outputs.iter().zip(&mut values).zip(&answer) {
-                append(output, values, answer)?;
+            rows.ran.push(ran);
+            if rows.ran.len() >= ROWS || rows.bytes() + values.iter().map(Values::bytes).sum::<usize>() > BYTES {
+                more = true;
+                break;
             }
         }
-        results.push_in_memory(chunk::encode(&rows, &values)?)?;
+        if !rows.ran.is_empty() {
+            results.push_in_memory(chunk::encode(&rows, &values)?)?;
+        }
+        // A short text may stand for a long value: one of char(10485760).
+        if results.bytes() > json.len().saturating_mul(MOST_GROWTH).saturating_add(16 << 20) {
+            return Err(bad(format!("its values are more than {MOST_GROWTH} times as long as their text")));
+        }
+        if results.bytes() > LONGEST {
+            return Err(Error::TooLarge { bytes: results.bytes() });
+        }
     }
+    style.finish();
     expanded::flat(&results)
 }
 
-/// A type by its name.
-fn type_named(name: &str) -> Oid {
-    let name = text::c(name);
-    let (mut oid, mut typmod) = (Oid::INVALID, -1);
-    // SAFETY: parses a type name; raises where there is no such type.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        pg_sys::parseTypeString(name.as_ptr(), &raw mut oid, &raw mut typmod, false);
-        #[cfg(not(feature = "pg15"))]
-        pg_sys::parseTypeString(name.as_ptr(), &raw mut oid, &raw mut typmod, std::ptr::null_mut());
-    }
-    oid
-}
-
 /// Keeps carried values, read by their types' input functions.
-fn carry(carried: &[Option<String>], inputs: &[(Oid, Oid, i32)], desc: pg_sys::TupleDesc, rows: &mut Rows) {
-    let mut nulls: Vec<bool> = carried.iter().map(Option::is_none).collect();
-    let mut values: Vec<Datum> = carried
-        .iter()
-        .zip(inputs)
-        .map(|(value, (function, parameter, typmod))| match value {
-            None => Datum::null(),
-            Some(value) => {
-                let value = text::cstring_datum(value);
-                // SAFETY: calls the type's input function; it raises where the text is not of the type.
-                unsafe { pg_sys::OidInputFunctionCall(*function, value.cast_mut_ptr(), *parameter, *typmod) }
-            }
-        })
-        .collect();
-    crate::pg::carry::keep(desc, None, &mut values, &mut nulls, rows);
-}
-
-/// Appends one row of an output.
-fn append(output: &Output, values: &mut Values, answer: &Value) -> Result<()> {
-    let wrong = || bad(format!("a value of output \"{}\" is not {}", output.name, output.describe()));
-    match (&output.row, values) {
-        (OutputRow::Tensor { .. }, Values::Tensor { width, data }) => {
-            let before = data.len();
-            if flatten(answer, data) && data.len() - before == *width { Ok(()) } else { Err(wrong()) }
-        }
-        (OutputRow::Open { element, .. }, Values::Open(open)) => {
-            let (data, shape) = from_json(answer, *element).ok_or_else(wrong)?;
-            open.push(&shape, data);
-            Ok(())
-        }
-        (OutputRow::Nested { .. }, Values::Nested(texts)) => {
-            texts.push(&answer.to_string());
-            Ok(())
-        }
-        (OutputRow::Map { .. }, Values::Maps(Maps { ends, keys, values })) => {
-            let mut numbers = Column::new(ElementType::Float32);
-            for (k, v) in answer.as_object().ok_or_else(wrong)? {
-                match keys {
-                    Keys::Text(keys) => keys.push(k),
-                    Keys::Int64(keys) => keys.push(k.parse().map_err(|_| wrong())?),
-                }
-                if !numbers.push_json(v) {
-                    return Err(wrong());
-                }
-            }
-            if let Column::Float32(numbers) = numbers {
-                values.extend(numbers);
-            }
-            ends.push(values.len());
-            Ok(())
-        }
-        _ => Err(wrong()),
+fn keep(columns: &[Column], form: &carry::Form, texts: &Texts, rows: &mut Rows) -> Result<()> {
+    let mut values = Vec::with_capacity(columns.len());
+    let mut nulls = Vec::with_capacity(columns.len());
+    for (i, column) in columns.iter().enumerate() {
+        let value = texts.get(i).map(|text| {
+            let value = column.input.value(text);
+            // As the type writes it, which is not always how it was given.
+            column.output.as_ref().map_or(value, |output| text::datum(&output.text(value)))
+        });
+        nulls.push(value.is_none());
+        values.push(value.unwrap_or(Datum::null()));
     }
+    form.keep(&values, &nulls, rows)
 }
 
-/// Appends the values of nested arrays; false where one is of another type.
-fn flatten(value: &Value, column: &mut Column) -> bool {
-    match value {
-        Value::Array(items) => items.iter().all(|v| flatten(v, column)),
-        single => column.push_json(single),
+/// What is wrong with a binary value, where the error of a text says what is wrong with a text.
+pub(crate) fn in_binary(error: Error) -> Error {
+    match error {
+        Error::BadBatch { reason } | Error::Engine { error: Engine::Malformed { reason }, .. } => {
+            Error::BadBinary { reason }
+        }
+        other => other,
     }
 }

@@ -5,74 +5,13 @@ use std::sync::Arc;
 
 use pg_predict_engine::Error as Engine;
 use pg_predict_engine::chunk::Chunk;
-use pg_predict_engine::reference::Element;
-use pg_predict_engine::signature::Output;
-use serde::{Deserialize, Serialize};
+use pg_predict_engine::flat::{self, Purpose};
+pub(crate) use pg_predict_engine::layout::{ElementKey, Faults, Layout};
 
 use crate::error::{Error, Result};
 use crate::pg::call::Call;
-use crate::pg::convert::Carried;
 use crate::pg::spill::{Piece, Pool};
-
-/// What the rows of a result consist of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Layout {
-    /// The model's name.
-    pub(crate) model: String,
-    /// The version's number.
-    pub(crate) version: i32,
-    /// The outputs that were kept.
-    pub(crate) outputs: Vec<Output>,
-    /// The output that casts and plain calls give: its place in `outputs`.
-    pub(crate) selected: usize,
-    /// An element of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) element: Option<ElementKey>,
-    /// The columns that came along.
-    pub(crate) carried: Vec<Carried>,
-    /// The selected output was named: the others are not wanted.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) named: bool,
-    /// No row ever told its type: all are NULL, and so is whatever they carried.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) unbound: bool,
-}
-
-/// An element, as stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ElementKey {
-    Position(usize),
-    Integer(i64),
-    Text(String),
-}
-
-impl From<&Element> for ElementKey {
-    fn from(element: &Element) -> Self {
-        match element {
-            Element::Position(n) => Self::Position(*n),
-            Element::Integer(n) => Self::Integer(*n),
-            Element::Text(t) => Self::Text(t.clone()),
-        }
-    }
-}
-
-/// Rows that were bad, and are NULL because their version says so.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Faults {
-    /// How many.
-    pub(crate) rows: u64,
-    /// Which was the first, and why it was bad.
-    pub(crate) first: Option<(String, String)>,
-}
-
-impl Faults {
-    /// Counts those of other rows, which came later.
-    fn add(&mut self, later: Self) {
-        self.rows += later.rows;
-        self.first = self.first.take().or(later.first);
-    }
-}
+use crate::pg::{sessions, stored_type};
 
 /// The scored rows of one group.
 pub(crate) struct Results {
@@ -94,6 +33,11 @@ impl Results {
     /// Rows in it.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Encoded bytes of all chunks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn count(&mut self, chunk: &[u8]) -> Result<()> {
@@ -123,7 +67,10 @@ impl Results {
 
     /// Calls `f` for every chunk, in order.
     pub(crate) fn each(&self, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.chunks.iter().try_for_each(|chunk| chunk.read(&mut f))
+        self.chunks.iter().try_for_each(|chunk| {
+            sessions::check_interrupts();
+            chunk.read(&mut f)
+        })
     }
 
     /// Takes on the layout of rows that are to be appended.
@@ -137,64 +84,48 @@ impl Results {
         Ok(())
     }
 
-    /// The size of the flat form.
-    pub(crate) fn flat_size(&self) -> Result<usize> {
-        Ok(self.header()?.len() + 4 * self.chunks.len() + self.bytes)
+    /// Whether its bytes may be stored as they are: every carried value is of a type that stays what it is.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.layout.carried.iter().all(|c| stored_type::is_kept(c.oid.into()))
     }
 
-    fn header(&self) -> Result<Vec<u8>> {
-        let layout = serde_json::to_vec(&(&*self.layout, &self.faults))
-            .map_err(|e| Error::BadBatch { reason: e.to_string() })?;
-        let mut out = Vec::with_capacity(layout.len() + 8);
-        out.extend_from_slice(&(layout.len() as u32).to_ne_bytes());
-        out.extend_from_slice(&layout);
-        out.extend_from_slice(&(self.chunks.len() as u32).to_ne_bytes());
-        Ok(out)
+    fn head(&self, purpose: Purpose) -> Result<Vec<u8>> {
+        Ok(flat::head(purpose, &self.layout, &self.faults, self.chunks.len())?)
+    }
+
+    /// The size of the flat form.
+    pub(crate) fn flat_size(&self, purpose: Purpose) -> Result<usize> {
+        Ok(self.head(purpose)?.len() + 4 * self.chunks.len() + self.bytes)
     }
 
     /// Writes the flat form, piece by piece.
-    pub(crate) fn write_flat(&self, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        put(&self.header()?)?;
+    pub(crate) fn write_flat(&self, purpose: Purpose, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        put(&self.head(purpose)?)?;
         self.each(|chunk| {
-            put(&(chunk.len() as u32).to_ne_bytes())?;
+            put(&flat::length(chunk.len())?)?;
             put(chunk)
         })
     }
 
-    /// Reads layout and faults out of the flat form.
-    pub(crate) fn read_layout(bytes: &[u8]) -> Result<(Layout, Faults)> {
-        serde_json::from_slice(bytes).map_err(|_| Engine::Corrupt { what: "its layout cannot be read".into() }.into())
-    }
-
     /// Reads the flat form; everything stays in memory.
-    pub(crate) fn read_flat(bytes: &[u8]) -> Result<Self> {
-        fn cut() -> Error {
-            Engine::Corrupt { what: "it is cut short".into() }.into()
-        }
-        fn take<'a>(rest: &mut &'a [u8], n: usize) -> Result<&'a [u8]> {
-            if n > rest.len() {
-                return Err(cut());
+    pub(crate) fn read_flat(bytes: &[u8], purpose: Purpose) -> Result<Self> {
+        let mut copies = Vec::new();
+        let (layout, faults) = flat::read(bytes, purpose, |layout, chunk| {
+            sessions::check_interrupts();
+            // What a stored value says of its types is not trusted: only those are read whose bytes may be anything.
+            if purpose == Purpose::Stored && !layout.carried.iter().all(|c| stored_type::is_kept(c.oid.into())) {
+                return Err(Engine::Corrupt { what: "a carried column is of a type that is not stored so".into() });
             }
-            let (head, tail) = rest.split_at(n);
-            *rest = tail;
-            Ok(head)
-        }
-        fn number(rest: &mut &[u8]) -> Result<usize> {
-            Ok(u32::from_ne_bytes(take(rest, 4)?.try_into().map_err(|_| cut())?) as usize)
-        }
-        let mut rest = bytes;
-        let n = number(&mut rest)?;
-        let (layout, faults) = Self::read_layout(take(&mut rest, n)?)?;
+            let mut copy = Vec::new();
+            let full = |_| Engine::OutOfMemory { what: "results".into(), bytes: chunk.len() };
+            copy.try_reserve_exact(chunk.len()).map_err(full)?;
+            copy.extend_from_slice(chunk);
+            copies.push(copy);
+            Ok(())
+        })?;
         let mut results = Self::new(Arc::new(layout), Pool::new());
         results.faults = faults;
-        for _ in 0..number(&mut rest)? {
-            let n = number(&mut rest)?;
-            let chunk = take(&mut rest, n)?;
-            let mut copy = Vec::new();
-            copy.try_reserve_exact(n).map_err(|_| Engine::OutOfMemory { what: "results".into(), bytes: n })?;
-            copy.extend_from_slice(chunk);
-            results.push_in_memory(copy)?;
-        }
+        copies.into_iter().try_for_each(|copy| results.push_in_memory(copy))?;
         Ok(results)
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use pg_predict_engine::batch::Batch;
 use pg_predict_engine::chunk::{self, Rows};
+use pg_predict_engine::layout::MOST_COLUMNS;
 use pg_predict_engine::options::OnNull;
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::Ran;
@@ -94,18 +95,23 @@ impl Site {
     }
 
     /// What its results consist of.
-    fn layout(&mut self) -> Arc<Layout> {
+    fn layout(&mut self) -> Result<Arc<Layout>> {
         if let Some(layout) = &self.layout {
-            return Arc::clone(layout);
+            return Ok(Arc::clone(layout));
         }
         let carried: Vec<Carried> = self.binding.as_ref().map(|b| b.carried().to_vec()).unwrap_or_default();
         let bound = self.binding.is_some();
         let layout = Arc::new(self.runner.terms.layout(&self.selection, carried, !bound));
+        // Its rows are rows of PostgreSQL, sooner or later.
+        let columns = layout.carried.len() + layout.outputs.len();
+        if columns > MOST_COLUMNS {
+            return Err(Error::TooManyColumns { columns, limit: MOST_COLUMNS });
+        }
         // Before the first row that tells its type, the layout is not final.
         if bound {
             self.layout = Some(Arc::clone(&layout));
         }
-        layout
+        Ok(layout)
     }
 
     /// Binds the call's arguments at the first row that tells their types. `columns`: which columns are carried, where
@@ -188,7 +194,7 @@ impl Site {
         if group.rows.ran.is_empty() {
             return Ok(());
         }
-        let layout = self.layout();
+        let layout = self.layout()?;
         let results = Rc::clone(
             group.results.get_or_insert_with(|| Rc::new(RefCell::new(Results::new(layout, Rc::clone(&self.pool))))),
         );
@@ -239,7 +245,7 @@ impl Site {
     }
 
     /// The layout of plain calls' results.
-    pub(crate) fn plain_layout(&mut self) -> Arc<Layout> {
+    pub(crate) fn plain_layout(&mut self) -> Result<Arc<Layout>> {
         self.layout()
     }
 }
@@ -322,7 +328,7 @@ impl Group {
         if self.batch.rows + 1 >= self.room || self.rows.ran.len() + 1 >= plain.limit {
             return false;
         }
-        if plain.carried.iter().any(|i| arguments[*i].isnull) {
+        if plain.carried.iter().any(|i| arguments[*i].isnull) || !plain.form.make_room(&mut self.rows) {
             return false;
         }
         let value = |i: usize| (!arguments[i].isnull).then_some(arguments[i].value);

@@ -62,7 +62,7 @@ impl Pool {
     /// A pool of half of work_mem: whoever reads the rows keeps as many again.
     pub(crate) fn new() -> Rc<Self> {
         // SAFETY: reads a setting.
-        let limit = unsafe { pg_sys::work_mem as usize * 1024 / 2 };
+        let limit = usize::try_from(unsafe { pg_sys::work_mem }).unwrap_or(0).saturating_mul(1024 / 2);
         Rc::new(Self { limit, in_memory: Cell::new(0), file: RefCell::new(None) })
     }
 

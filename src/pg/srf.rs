@@ -16,19 +16,19 @@ pub(crate) fn materialize(call: &Call, results: &Results) -> Result<Option<Datum
         let info = (*call.frame()).resultinfo.cast::<pg_sys::ReturnSetInfo>();
         if info.is_null()
             || (*info).type_ != pg_sys::NodeTag::T_ReturnSetInfo
-            || (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as i32 == 0
+            || (*info).allowedModes.cast_unsigned() & pg_sys::SetFunctionReturnMode::SFRM_Materialize == 0
         {
             return Err(refuse());
         }
-        let random = (*info).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random as i32 != 0;
-        let (store, desc) = memory::within((*(*info).econtext).ecxt_per_query_memory, || {
+        let random = (*info).allowedModes.cast_unsigned() & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
+        let (store, desc) = memory::within((*(*info).econtext).ecxt_per_query_memory, || -> Result<_> {
             let desc = if (*info).expectedDesc.is_null() {
-                emit::natural_desc(&results.layout)
+                emit::natural_desc(&results.layout)?
             } else {
                 pg_sys::CreateTupleDescCopy((*info).expectedDesc)
             };
-            (pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem), desc)
-        });
+            Ok((pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem), desc))
+        })?;
         (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
         (*info).setResult = store;
         (*info).setDesc = desc;
@@ -38,15 +38,15 @@ pub(crate) fn materialize(call: &Call, results: &Results) -> Result<Option<Datum
 }
 
 /// The whole message of a `recv` function, as text.
-pub(crate) fn received_text(call: &Call) -> Result<String> {
+pub(crate) fn received_text(call: &Call) -> Result<&str> {
     let Some(message) = call.argument(0) else { return Err(Error::NullArgument { what: "the message" }) };
     // SAFETY: PostgreSQL passes a StringInfo; everything up to its length is the value.
     let bytes = unsafe {
         let message = message.cast_mut_ptr::<pg_sys::StringInfoData>();
-        let left = (*message).len - (*message).cursor;
-        let start = (*message).data.add((*message).cursor as usize).cast::<u8>();
+        let (length, cursor) = (usize::try_from((*message).len), usize::try_from((*message).cursor));
+        let (length, cursor) = (length.unwrap_or(0), cursor.unwrap_or(0));
         (*message).cursor = (*message).len;
-        std::slice::from_raw_parts(start, left as usize)
+        std::slice::from_raw_parts((*message).data.add(cursor).cast::<u8>(), length.saturating_sub(cursor))
     };
-    String::from_utf8(bytes.to_vec()).map_err(|e| Error::BadBatch { reason: e.to_string() })
+    std::str::from_utf8(bytes).map_err(|e| Error::BadBatch { reason: e.to_string() })
 }

@@ -36,6 +36,14 @@ fn varlena_inline<'a>(datum: Datum) -> Option<&'a [u8]> {
     }
 }
 
+/// PostgreSQL's number of the encoding.
+const UTF8: i32 = pg_sys::pg_enc::PG_UTF8.cast_signed();
+
+/// A length as PostgreSQL takes it. Texts beyond are beyond what it allocates, too: it raises.
+fn length(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
 /// Whether the database's encoding is UTF-8. A backend has one database, so it is asked for once: a call into PostgreSQL costs
 /// more than a short text.
 #[inline]
@@ -44,7 +52,7 @@ fn is_utf8() -> bool {
     KNOWN.get().copied().unwrap_or_else(|| {
         // SAFETY: reads variables.
         let (utf8, connected) = unsafe {
-            let utf8 = pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32;
+            let utf8 = pg_sys::GetDatabaseEncoding() == UTF8;
             (utf8, pg_sys::MyDatabaseId != pg_sys::InvalidOid)
         };
         // The postmaster, from which backends inherit what it knows, has none.
@@ -65,7 +73,7 @@ fn utf8<'a>(bytes: &'a [u8]) -> Result<Cow<'a, str>> {
     if !bytes.is_ascii() && !is_utf8() {
         // SAFETY: the bytes are in the server's encoding; the result is NUL-terminated in the current context.
         unsafe {
-            let p = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+            let p = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), length(bytes.len()), UTF8);
             if p.cast_const().cast() != bytes.as_ptr() {
                 return Ok(Cow::Owned(CStr::from_ptr(p).to_string_lossy().into_owned()));
             }
@@ -119,8 +127,7 @@ pub(crate) fn c(text: &str) -> CString {
     }
     // SAFETY: converts a NUL-terminated text into another, which is copied.
     unsafe {
-        let length = text.as_bytes().len() as i32;
-        let p = pg_sys::pg_any_to_server(text.as_ptr(), length, pg_sys::pg_enc::PG_UTF8 as i32);
+        let p = pg_sys::pg_any_to_server(text.as_ptr(), length(text.as_bytes().len()), UTF8);
         CStr::from_ptr(p).to_owned()
     }
 }
@@ -129,7 +136,7 @@ pub(crate) fn c(text: &str) -> CString {
 pub(crate) fn datum(text: &str) -> Datum {
     if is_utf8() || text.is_ascii() {
         // SAFETY: copies the bytes into a new datum.
-        return unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32) }.into();
+        return unsafe { pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length(text.len())) }.into();
     }
     let text = c(text);
     // SAFETY: copies a NUL-terminated text into a new datum.
@@ -142,9 +149,33 @@ pub(crate) fn bytes(content: &[u8]) -> Datum {
     unsafe {
         let size = content.len() + 4;
         let p = pg_sys::palloc(size).cast::<u8>();
-        pgrx::varlena::set_varsize_4b(p.cast(), size as i32);
+        pgrx::varlena::set_varsize_4b(p.cast(), length(size));
         std::ptr::copy_nonoverlapping(content.as_ptr(), p.add(4), content.len());
         Datum::from(p)
+    }
+}
+
+/// A bytea datum of a size, which `fill` writes piece by piece; an error where it writes another size.
+pub(crate) fn bytes_of(
+    size: usize,
+    fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<Datum> {
+    let wrong = || crate::error::Error::TooLarge { bytes: size };
+    let whole = size.checked_add(4).and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong)?;
+    // SAFETY: allocates header and content, raises beyond 1 GB, and nothing is written behind the end.
+    unsafe {
+        let p = pg_sys::palloc(size + 4).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(p.cast(), whole);
+        let mut at = 4;
+        fill(&mut |piece| {
+            if piece.len() > size + 4 - at {
+                return Err(wrong());
+            }
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), p.add(at), piece.len());
+            at += piece.len();
+            Ok(())
+        })?;
+        if at == size + 4 { Ok(Datum::from(p)) } else { Err(wrong()) }
     }
 }
 
@@ -183,6 +214,7 @@ pub(crate) fn of_jsonb(datum: Datum) -> String {
 }
 
 /// The texts of a text[] datum; NULLs are left out.
+#[allow(clippy::cast_possible_wrap, reason = "a letter")]
 pub(crate) fn array(datum: Datum) -> Result<Vec<String>> {
     let mut values: *mut Datum = std::ptr::null_mut();
     let mut nulls: *mut bool = std::ptr::null_mut();
@@ -200,6 +232,9 @@ pub(crate) fn array(datum: Datum) -> Result<Vec<String>> {
             &raw mut nulls,
             &raw mut n,
         );
-        (0..n as usize).filter(|i| !*nulls.add(*i)).map(|i| text(*values.add(i)).map(Cow::into_owned)).collect()
+        (0..usize::try_from(n).unwrap_or(0))
+            .filter(|i| !*nulls.add(*i))
+            .map(|i| text(*values.add(i)).map(Cow::into_owned))
+            .collect()
     }
 }
