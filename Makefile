@@ -47,28 +47,28 @@ test: lint test-lint test-docs test-engine test-sql test-reference test-drift te
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
-	@scripts/lint.sh
+	@scripts/timed.sh $@ scripts/lint.sh
 
 test-lint: setup ## breaks each rule of lint on purpose
-	@tests/lint/run.sh
+	@scripts/timed.sh $@ tests/lint/run.sh
 
 test-engine: setup ## the engine room's tests, without a server
-	@scripts/engine.sh
+	@scripts/timed.sh $@ scripts/engine.sh
 
 test-sql: install generated ## tests/sql with pg_regress
-	@scripts/test.sh sql
+	@scripts/timed.sh $@ scripts/test.sh sql
 
 test-reference: install generated ## the models' answers against the reference answers
-	@tests/reference/run.sh
+	@scripts/timed.sh $@ tests/reference/run.sh
 
 test-drift: install ## drift figures against numpy and scipy, on flights and loans
-	@tests/drift/run.sh
+	@scripts/timed.sh $@ tests/drift/run.sh
 
 test-report: install ## the report in a headless browser, against what SQL says; the dashboard's queries
-	@tests/report/run.sh
+	@scripts/timed.sh $@ tests/report/run.sh
 
 test-fuzz: install ## random calls against a server, for a minute
-	@tests/fuzz/run.sh 60 1
+	@scripts/timed.sh $@ tests/fuzz/run.sh 60 1
 
 test-literals: install ## mutated prediction_batch values for a minute, and their parser under AddressSanitizer
 	@tests/literals/run.sh 40000 1
@@ -87,22 +87,22 @@ sqlsmith: install ## the same at length: SECONDS=1800 SEED=1
 	@tests/sqlsmith/run.sh $(or $(SECONDS),1800) $(SEED)
 
 conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
-	@tests/conformance/run.sh
+	@scripts/timed.sh $@ tests/conformance/run.sh
 
 test-isolation: install generated ## tests/isolation: sessions that meet
-	@scripts/test.sh isolation
+	@scripts/timed.sh $@ scripts/test.sh isolation
 
 test-tap: install generated ## tests/tap: whole servers: cancel, restart, dump, standby
-	@scripts/test.sh tap
+	@scripts/timed.sh $@ scripts/test.sh tap
 
 test-postgres: install ## PostgreSQL's own regression suite, the same with the library preloaded as without
-	@tests/postgres/run.sh
+	@scripts/timed.sh $@ tests/postgres/run.sh
 
 test-docs: install ## breaks the manual's reference on purpose: each difference from the code must be told
-	@tests/docs/run.sh
+	@scripts/timed.sh $@ tests/docs/run.sh
 
 test-client: install ## the Python package with real models of five libraries; fetches 3 GB, so not part of `make test`
-	@clients/python/run.sh
+	@scripts/timed.sh $@ clients/python/run.sh
 
 docs: install ## builds the manual in target/docs; fails on a broken link and on what the reference lacks
 	@scripts/docs.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this project needs and this machine lacks: system packages, cargo-pgrx, the Python tools, ONNX Runtime.
 # It looks first and adds only what is missing, so a second run is quick and needs neither root nor network. BROWSER=yes: a browser
-# too, for the tests of what is looked at.
+# too, for the tests of what is looked at. SQLSMITH=yes: sqlsmith too, where the system has a package of it.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$ROOT"
@@ -129,6 +129,16 @@ install_server() {
     [ "$status" -eq 0 ] || exit "$status"
 }
 
+# Its suite is skipped where the system has no package of it.
+install_sqlsmith() {
+    ! have sqlsmith || return 0
+    if ! have apt-get || ! { as_root apt-get -q update && apt-cache show sqlsmith; } >/dev/null 2>&1; then
+        say "there is no package sqlsmith here: its tests will be skipped"
+        return 0
+    fi
+    apt sqlsmith
+}
+
 make_locale() {
     ! has_locale || return 0
     say "making the locale en_US.UTF-8"
@@ -174,6 +184,7 @@ install_python() {
 check_rust
 mkdir -p "$TARGET"
 install_packages
+[ -z "${SQLSMITH:-}" ] || install_sqlsmith
 find_postgres
 [ -x "$PG_BIN/postgres" ] || fail "$PG_CONFIG is of a PostgreSQL without a server: no $PG_BIN/postgres" "Name the pg_config of your server: make PG_CONFIG=/path/to/pg_config"
 make_locale

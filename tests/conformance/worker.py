@@ -39,18 +39,19 @@ class Server:
         self.connect()
 
     def connect(self) -> None:
+        # A server that crashed may let us in before it has noticed, and end us in the next statement.
         for attempt in range(120):
             try:
                 self.connection = psycopg.connect(autocommit=True)
+                self.connection.execute("SET client_min_messages = error")
+                self.connection.execute("SET statement_timeout = '120s'")
+                self.pid = self.connection.info.backend_pid
+                self.drop()
                 break
             except psycopg.OperationalError:
                 if attempt == 119:
                     raise
                 time.sleep(0.5)
-        self.connection.execute("SET client_min_messages = error")
-        self.connection.execute("SET statement_timeout = '120s'")
-        self.pid = self.connection.info.backend_pid
-        self.drop()
 
     def memory(self) -> int:
         """Resident memory of the backend that is its own, in kB."""

@@ -206,9 +206,9 @@ SELECT check_shapes();
 SET enable_hashjoin = on; SET enable_mergejoin = on; SET enable_nestloop = off; SET enable_seqscan = off; SET pg_predict.pipeline = off;
 SELECT check_shapes();
 RESET enable_hashjoin; RESET enable_mergejoin; RESET enable_nestloop; RESET enable_seqscan; RESET enable_sort; RESET enable_hashagg; RESET work_mem; RESET pg_predict.pipeline;
-SET plan_cache_mode = force_generic_plan; SET force_parallel_mode = on;
+SET plan_cache_mode = force_generic_plan; SET :debug_parallel = on;
 SELECT check_shapes();
-RESET force_parallel_mode; RESET plan_cache_mode;
+RESET :debug_parallel; RESET plan_cache_mode;
 SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
 SELECT check_shapes();
 SET max_parallel_workers_per_gather = 0;
@@ -324,7 +324,7 @@ EXECUTE promoted;
 RESET plan_cache_mode;
 
 -- What EXPLAIN says.
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT id, predict('named', p), predict('named@1', p) FROM plain p;
+SELECT plan($$SELECT id, predict('named', p), predict('named@1', p) FROM plain p$$, 'ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF');
 EXPLAIN (COSTS OFF, FORMAT json) SELECT predict_text('shapes/label', a, c), predict('shapes/total', a, c) FROM plain;
 DROP OWNED BY batch_scan_reader;
 DROP ROLE batch_scan_reader;

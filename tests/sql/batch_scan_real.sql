@@ -243,9 +243,9 @@ RESET enable_hashjoin; RESET enable_hashagg; RESET enable_mergejoin; RESET enabl
 SET enable_nestloop = off; SET enable_seqscan = off; SET enable_material = off; SET plan_cache_mode = force_custom_plan;
 SELECT check_shapes();
 RESET enable_nestloop; RESET enable_seqscan; RESET enable_material; RESET work_mem;
-SET plan_cache_mode = force_generic_plan; SET force_parallel_mode = on;
+SET plan_cache_mode = force_generic_plan; SET :debug_parallel = on;
 SELECT check_shapes();
-RESET force_parallel_mode; RESET plan_cache_mode;
+RESET :debug_parallel; RESET plan_cache_mode;
 SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
 SELECT check_shapes();
 SET max_parallel_workers_per_gather = 0;

@@ -176,7 +176,7 @@ SELECT id FROM t ORDER BY predict('m', t) DESC LIMIT 2;
 SELECT id FROM t WHERE EXISTS (SELECT FROM predictions((SELECT predict_batch('m', s) FROM t s)) p(id int, y real) WHERE p.y > 13 AND p.id = t.id) ORDER BY id;
 SELECT count(*) FROM t WHERE id IN (SELECT p.id FROM predictions((SELECT predict_batch('m', s) FROM t s)) p(id int, y real) WHERE y > 12);
 WITH RECURSIVE r(n, y) AS (SELECT 1, predict('m', 1, 0, 0) UNION ALL SELECT n + 1, predict('m', y, 1, 0) FROM r WHERE n < 4) SELECT * FROM r ORDER BY n;
-EXPLAIN (COSTS off) SELECT p.* FROM predictions((SELECT predict_batch('m', t) FROM t)) p(id int, y real);
+SELECT plan($$SELECT p.* FROM predictions((SELECT predict_batch('m', t) FROM t)) p(id int, y real)$$);
 
 DROP MATERIALIZED VIEW mv;
 DROP VIEW v;

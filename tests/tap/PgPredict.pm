@@ -17,7 +17,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
-	model_file server create_model session median ms wait_for
+	model_file server create_model session start_psql median ms wait_for wait_for_server
 	memory_kb threads named_threads parent_of children is_gone has_log clean_log large_model
 );
 
@@ -91,6 +91,49 @@ sub wait_for
 		sleep 0.005;
 	}
 	return 1;
+}
+
+# Waits until the server answers a query again; false when it does not within so many seconds. After a backend that was killed
+# outright, say which (killed => its process number): until the postmaster has taken note of that, it lets everybody in as before,
+# and ends them a moment later.
+#
+# A server on its way down or up refuses connections, answers that it is starting, in recovery or shutting down, or hangs up in the
+# middle: all of that means not yet. It is asked by a connection of our own, since psql may be gone before it has been told what to
+# ask, which ends a test with "Broken pipe".
+sub wait_for_server
+{
+	my ($node, %options) = @_;
+	my $end = time + ($options{seconds} // 120);
+	my $killed = $options{killed};
+	# A killed process keeps its entry until its parent, the postmaster, has noticed.
+	return 0 if defined $killed && !wait_for(sub { !-e "/proc/$killed" }, $end - time);
+	return wait_for(sub { answers($node, $end - time) }, $end - time);
+}
+
+# Whether the server lets us in and answers, within so many seconds.
+sub answers
+{
+	my ($node, $seconds) = @_;
+	my $answer = eval {
+		my $session = PgPredict::Session->new($node, 'postgres', patience => $seconds);
+		my $got = $session->ask('SELECT 1')->wait($seconds);
+		$session->close;
+		$got;
+	};
+	return $answer && !$answer->{lost} && !$answer->{late} && ($answer->{rows}[0][0] // '') eq '1';
+}
+
+# A psql of its own that runs statements while the test goes on, in a database or with a connection string. finish() waits for it and gives what it printed and its errors: it
+# may well have lost its server.
+sub start_psql
+{
+	my ($node, $database, @statements) = @_;
+	my $self = bless { out => '', err => '' }, 'PgPredict::Psql';
+	my $to   = $database =~ /=/ ? $database : $node->connstr($database);
+	# Its input is /dev/null: a pipe would break where psql ends first.
+	$self->{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $to, map { ('-c', $_) } @statements ],
+		'<', '/dev/null', '>', \$self->{out}, '2>', \$self->{err});
+	return $self;
 }
 
 sub slurp
@@ -195,6 +238,18 @@ sub varint
 sub field { my ($number, $n) = @_; return varint($number << 3) . varint($n); }
 sub text  { my ($number, $t) = @_; return varint($number << 3 | 2) . varint(length $t) . $t; }
 
+package PgPredict::Psql;
+
+use strict;
+use warnings FATAL => 'all';
+
+sub finish
+{
+	my ($self) = @_;
+	$self->{run}->finish;
+	return ($self->{out}, $self->{err});
+}
+
 # A connection. Answers are hashes: rows (of columns, undef for NULL), code, message, detail, hint (of the error), notices,
 # lost (the server hung up), late (no answer in time), seconds.
 package PgPredict::Session;
@@ -211,14 +266,17 @@ my $PATIENCE = 180;
 sub new
 {
 	my ($class, $node, $database, %settings) = @_;
+	my $patience = delete $settings{patience};
 	my $path = $node->host . '/.s.PGSQL.' . $node->port;
 	my $socket = IO::Socket::UNIX->new(Peer => $path) or die "cannot connect to $path: $!";
 	my $self = bless { socket => $socket, select => IO::Select->new($socket), buffer => '' }, $class;
 	my %all = (user => scalar getpwuid($>), database => $database, client_encoding => 'UTF8', %settings);
 	my $startup = pack('N', 196608) . join('', map { "$_\0$all{$_}\0" } sort keys %all) . "\0";
+	local $SIG{PIPE} = 'IGNORE';
 	$socket->syswrite(pack('N', 4 + length $startup) . $startup);
-	my $answer = $self->wait;
+	my $answer = $self->wait($patience);
 	die "cannot connect: $answer->{message}" if $answer->{message};
+	die 'cannot connect: ' . ($answer->{late} ? 'no answer' : 'the server hung up') if $answer->{late} || $answer->{lost};
 	return $self;
 }
 

@@ -315,7 +315,7 @@ clean_log($node, 'no process of the server crashed');
 	sleep 0.1;
 	kill 'KILL', $session->pid;
 	ok(wait_for(sub { is_gone($probe) }, 2), 'a trial whose session is killed outright dies with it');
-	ok(wait_for(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 30), 'the server comes back after that');
+	ok(wait_for_server($node, killed => $session->pid), 'the server comes back after that');
 }
 
 # The server itself.

@@ -31,34 +31,31 @@ is($flights, 336776, 'all flights are there');
 
 # Two runs of one job do not overlap, and the first one goes on.
 {
-    my ($in, $out, $err) = ('', '', '');
-    my $run = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', q(CALL predict.run_job('late')) ], '<', \$in, '>', \$out, '2>', \$err);
+    my $run = start_psql($node, 'postgres', q(CALL predict.run_job('late')));
     ok(wait_for(sub { $node->safe_psql('postgres', "SELECT count(*) FROM predict.job_runs WHERE status = 'running' AND chunks > 0") eq '1' }), 'a run is under way');
     my ($rc, undef, $stderr) = $node->psql('postgres', "CALL predict.run_job('late')");
     like($stderr, qr/job "late" is already running\nDETAIL:  Process \d+ runs it/, 'a second one is refused');
     (undef, undef, $stderr) = $node->psql('postgres', "SELECT predict.alter_job('late', '{\"chunk_size\": 5}')");
     like($stderr, qr/already running/, 'it cannot be changed meanwhile');
-    $run->finish;
-    is($err, '', 'the first one ends well');
+    is(($run->finish)[1], '', 'the first one ends well');
 }
 
 my $per_kind = 5;
 for my $kind (('cancel', 'terminate', 'kill', 'crash') x $per_kind) {
     $node->safe_psql('postgres', 'TRUNCATE scores; TRUNCATE predict.job_run, predict.job_error; UPDATE predict.job SET reached = NULL, reached_version = NULL');
-    my ($in, $out, $err) = ('', '', '');
-    my $run = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', q(CALL predict.run_job('late')) ], '<', \$in, '>', \$out, '2>', \$err);
+    my $run = start_psql($node, 'postgres', q(CALL predict.run_job('late')));
     my $pid;
-    wait_for(sub { $pid = $node->safe_psql('postgres', "SELECT pid FROM predict.job_runs WHERE status = 'running'") });
+    wait_for(sub { $pid = $node->safe_psql('postgres', "SELECT pid FROM predict.job_runs WHERE status = 'running'") }) or die 'no run began';
     my $wait = rand(2.0);
     sleep $wait;
     if ($kind eq 'cancel') { $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)") }
     elsif ($kind eq 'terminate') { $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)") }
     elsif ($kind eq 'kill') { kill 'KILL', $pid }
     else { $node->stop('immediate') }
-    eval { $run->finish };
+    $run->finish;
     if ($kind eq 'crash') { $node->start }
-    wait_for(sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); $rc == 0 }, 60);
     my $name = sprintf '%s after %.2f s', $kind, $wait;
+    wait_for_server($node, killed => $kind eq 'kill' ? $pid : undef) or die "$name: the server did not come back";
     my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM scores');
     # What was committed is committed for good: it is not scored again.
     $node->safe_psql('postgres', 'CREATE TABLE before AS SELECT id, scored_at FROM scores');

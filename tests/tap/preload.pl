@@ -107,7 +107,7 @@ $node->restart;
 	$victim->text($question);
 	kill 'KILL', $victim->pid;
 	ok(wait_for(sub { is_gone($session->pid) }, 30), 'when one session is killed outright, the server restarts them all');
-	ok(wait_for(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 60), 'the server comes back');
+	ok(wait_for_server($node, killed => $victim->pid), 'the server comes back');
 	is(session($node)->text($question), $answer, 'and predicts');
 }
 

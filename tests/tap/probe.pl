@@ -201,7 +201,7 @@ sub deep_tree
 	diag("a tree of depth $deepest passes its trial");
 	is($lost, undef, 'a tree that passed its trial, however deep, does not take the server down');
 	if (!$lost) { is($refusal->{code}, '22023', 'one that is too deep is refused in its trial'); }
-	ok(wait_for(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 60), 'the server is there');
+	ok(wait_for_server($node), 'the server is there');
 }
 
 # An honest model, and a row that a processor cannot divide.
@@ -214,7 +214,7 @@ sub deep_tree
 		is($fresh->text("SELECT $form FROM (VALUES (7::bigint, 2::bigint)) v(a, b)") =~ /(3)/ && $1, '3', "$form: divides");
 		my $got = $fresh->run("SELECT $form FROM (VALUES (-9223372036854775808, -1::bigint)) v(a, b)");
 		is($got->{code} // ($got->{lost} ? 'the server hung up' : 'no error'), '38000', "$form: a row on which the model crashes is an error of that query");
-		ok(wait_for(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 60), 'the server is there');
+		ok(wait_for_server($node), 'the server is there');
 	}
 	ok(!has_log($node, qr/was terminated by signal/, $from), 'a row on which a model crashes ends no other session');
 }

@@ -74,11 +74,8 @@ is(stats('lookup', 'errors, last_error LIKE \'model "lookup@1" failed while runn
 ask("CREATE ROLE worker LOGIN; CREATE ROLE curious LOGIN; CREATE ROLE monitor LOGIN; GRANT pg_read_all_stats TO monitor; SELECT predict.grant_usage('slow', 'worker'); GRANT SELECT ON t TO PUBLIC;
     CREATE SEQUENCE seen");
 {
-    my ($in, $out, $err) = ('', '', '');
-    my $query = "SET ROLE worker";
-    my $connection = $node->connstr('postgres') . ' user=worker';
-    my $run = IPC::Run::start([ 'psql', '-XAtq', '-d', $connection, '-c', 'SET pg_predict.batch_size = 10', '-c', "SET pg_predict.progress_interval = '100ms'",
-        '-c', "SELECT cardinality((predict_batch('slow', g))::float8[]) FROM generate_series(1, 1000000) g" ], '<', \$in, '>', \$out, '2>', \$err);
+    my $run = start_psql($node, $node->connstr('postgres') . ' user=worker', 'SET pg_predict.batch_size = 10', "SET pg_predict.progress_interval = '100ms'",
+        "SELECT cardinality((predict_batch('slow', g))::float8[]) FROM generate_series(1, 1000000) g");
     my $progress = 'SELECT model, version, form, phase, rows_expected, rows_done > 0 AND batches > 0 AND rows_per_second > 0 FROM predict.stat_progress';
     ok(wait_for(sub { ask($progress) eq 'slow|1|aggregate|running|1000000|t' }), 'a running query shows how far it is') or diag(ask('SELECT * FROM predict.stat_progress'));
     is(ask("SET ROLE monitor; $progress"), 'slow|1|aggregate|running|1000000|t', 'to a reader of all statistics');
@@ -90,8 +87,7 @@ ask("CREATE ROLE worker LOGIN; CREATE ROLE curious LOGIN; CREATE ROLE monitor LO
     is(ask('SET ROLE worker; SELECT string_agg(model, \',\') FROM predict.stat_models'), 'slow', 'those that one may use are');
     is(ask('SELECT count(*) FROM predict.stat_progress', 'other'), '0', 'another database shows its own');
     ask("SELECT pg_cancel_backend(pid) FROM predict.stat_progress");
-    eval { $run->finish };
-    like($err, qr/NOTICE:  model "slow\@1": \d+ of about 1000000 rows in [\d.]+ s, \d+ rows a second, about \d+ s left/, 'and said so from time to time');
+    like(($run->finish)[1], qr/NOTICE:  model "slow\@1": \d+ of about 1000000 rows in [\d.]+ s, \d+ rows a second, about \d+ s left/, 'and said so from time to time');
     ok(wait_for(sub { ask('SELECT count(*) FROM predict.stat_sessions s JOIN pg_stat_activity a USING (pid) WHERE a.usename = \'worker\'') eq '0' }), 'a backend that is gone shows nothing');
 }
 for my $sql ('SELECT predict.stat_reset()') {
@@ -112,11 +108,10 @@ ask('SELECT predict.stat_reset()', $_) for 'postgres', 'other';
     my @runs;
     for my $n (1 .. 16) {
         my $database = $n % 2 ? 'postgres' : 'other';
-        my ($in, $out, $err) = ('', '', '');
         my $sql = join ' ', map { "SELECT sum(predict('named', t)) FROM t;" } 1 .. 10;
-        push @runs, [ IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr($database), '-c', 'SET max_parallel_workers_per_gather = 0', '-c', $sql ], '<', \$in, '>', \$out, '2>', \$err), \$err ];
+        push @runs, start_psql($node, $database, 'SET max_parallel_workers_per_gather = 0', $sql);
     }
-    for my $run (@runs) { $run->[0]->finish; is(${ $run->[1] }, '', 'a session ends well') }
+    is(($_->finish)[1], '', 'a session ends well') for @runs;
 }
 is(stats('named', "$counted, loads", $_), '80|800000|80000|0|8', "sixteen sessions: the counters of database $_") for 'postgres', 'other';
 ask('SELECT predict.stat_reset()');

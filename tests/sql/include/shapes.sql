@@ -23,11 +23,6 @@ BEGIN
         RETURN array[format('%s: %s (%s) (%s)', state, message, detail, hint)];
     END;
 END $$;
--- The plan of a statement.
-CREATE FUNCTION plan(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN QUERY EXECUTE 'EXPLAIN (COSTS OFF) ' || statement;
-END $$;
 -- Plans are those of the statistics that a test made: nothing renews them meanwhile.
 CREATE PROCEDURE keep_statistics() LANGUAGE plpgsql AS $$
 DECLARE
