@@ -15,16 +15,16 @@ pub(crate) enum Key<'a> {
     Int(i32),
 }
 
-/// Which version of a row a row is: no other has its place and its transaction.
+/// Which version of a row a row is: no other in the file has its place and its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity {
+struct Identity {
     xmin: u32,
     block: (u16, u16),
     offset: u16,
 }
 
-/// Where a row was read: it can be asked whether a query sees it still.
-#[derive(Debug, Clone, Copy)]
+/// Where a row was read: no other is ever there, and it can be asked whether a query sees it still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     table: Oid,
     /// The table's file: another one once it is written anew, and then the same place holds another row.
@@ -36,9 +36,7 @@ pub(crate) struct Place {
 pub(crate) struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
-    /// Which one it is.
-    pub(crate) identity: Identity,
-    /// Where it is.
+    /// Where it is, and so which one.
     pub(crate) place: Place,
 }
 
@@ -125,7 +123,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
                     offset: place.ip_posid,
                 };
                 let place = Place { table: (*relation).rd_id, file: (*(*relation).rd_rel).relfilenode, identity };
-                each(&Row { values: &values, nulls: &nulls, identity, place });
+                each(&Row { values: &values, nulls: &nulls, place });
             }
         }
         pg_sys::systable_endscan(scan);

@@ -17,6 +17,8 @@ pub(crate) enum Value<'a> {
     Big(i64),
     Bytes(&'a [u8]),
     Oid(Oid),
+    /// An argument of the caller's, of that type.
+    Given(Oid, Option<Datum>),
 }
 
 impl Value<'_> {
@@ -29,6 +31,7 @@ impl Value<'_> {
             Value::Big(n) => (pg_sys::INT8OID, Some(n.into())),
             Value::Bytes(b) => (pg_sys::BYTEAOID, Some(text::bytes(b))),
             Value::Oid(o) => (pg_sys::OIDOID, Some(o.into())),
+            Value::Given(oid, datum) => (oid, datum),
         }
     }
 }
