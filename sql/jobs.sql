@@ -716,6 +716,7 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM predict.forget_runs(j.id, coalesce((j.options->>'keep_runs')::integer, 100));
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM predict.unlock_job(j.id);
 END $$;
 COMMENT ON PROCEDURE predict.run_job(text) IS
