@@ -12,7 +12,8 @@
 
 CREATE TABLE predict.job (
     id                integer      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- A role, and not its name: whoever is called like it later is another one.
+    -- A role, and not its name: whoever is called like it later is another one. Of a role that is gone it is not dumped: it would be
+    -- restored as a number, which may be somebody else's there.
     owner             regrole      NOT NULL,
     name              text         COLLATE "C" NOT NULL CHECK (name <> ''),
     model             text         NOT NULL,
@@ -57,7 +58,7 @@ CREATE TABLE predict.job_error (
 );
 CREATE INDEX job_error_run ON predict.job_error (run);
 
-SELECT pg_catalog.pg_extension_config_dump('predict.job', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.job', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = owner)');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_run', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_error', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_id_seq', '');

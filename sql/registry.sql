@@ -69,7 +69,7 @@ SELECT pg_catalog.pg_extension_config_dump('predict.chunk', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.model', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.version', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.alias', '');
-SELECT pg_catalog.pg_extension_config_dump('predict.privilege', 'WHERE role = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role)');
+SELECT pg_catalog.pg_extension_config_dump('predict.privilege', 'WHERE (role = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role))');
 
 CREATE VIEW predict.models AS
 SELECT v.model AS name,

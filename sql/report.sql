@@ -21,11 +21,18 @@ COMMENT ON VIEW predict.model_speeds IS
     'one row a version: its batch size, and microseconds as measured when it was created: of a run of one row, of a row in a good batch, and of runs of growing batches as [[rows, microseconds], ..]';
 GRANT SELECT ON predict.model_speeds TO PUBLIC;
 
--- Makes HTML of a text: the five characters that mean something become references, control characters a question mark.
+-- Makes HTML of a text, in one line: the five characters that mean something become references, control characters and such as turn
+-- the direction of writing are shown as escapes.
 CREATE FUNCTION predict.html_of(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT replace(replace(replace(replace(replace(regexp_replace(value, '[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]', '?', 'g'),
+    SELECT replace(replace(replace(replace(replace(predict.printable_of(value),
                    '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
+$$;
+
+-- The same of a text whose lines are kept: a statement.
+CREATE FUNCTION predict.html_lines(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(predict.html_of(trim(trailing E'\r' FROM l.line)), E'\n' ORDER BY l.n) FROM string_to_table(value, E'\n') WITH ORDINALITY l(line, n)
 $$;
 
 -- A number to be read: whole from 1,000 on, else with three digits that count.
@@ -111,7 +118,7 @@ $$;
 -- A statement to be copied.
 CREATE FUNCTION predict.html_statement(statement text, id text DEFAULT NULL) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('<pre%s><code>%s</code></pre>', coalesce(' id="' || id || '"', ''), predict.html_of(trim(trailing E'\n' FROM statement))) WHERE statement IS NOT NULL
+    SELECT format('<pre%s><code>%s</code></pre>', coalesce(' id="' || id || '"', ''), predict.html_lines(trim(trailing E'\n' FROM statement))) WHERE statement IS NOT NULL
 $$;
 
 -- A chart 400 wide: drawn as wide as there is room, with a title and a description for those who do not see it. Its id makes those
@@ -735,7 +742,7 @@ BEGIN
                    FROM (SELECT * FROM predict.job_run x WHERE x.job = j.id ORDER BY x.id DESC LIMIT most_runs) r);
         errors := (SELECT jsonb_agg(jsonb_build_array(e.run, predict.code_of(e.key::text), predict.code_of(e.sqlstate), predict.html_of(e.message)) ORDER BY e.id DESC)
                      FROM (SELECT x.* FROM predict.job_error x WHERE x.run IN (SELECT r.id FROM predict.job_run r WHERE r.job = j.id) ORDER BY x.id DESC LIMIT errors_shown) e);
-        body := body || format(E'<h3>Job %s</h3>\n<p>Reads %s and writes %s, as role %s.</p>\n', predict.html_of(j.name), predict.code_of(j.source), predict.code_of(j.target), predict.html_of(pg_get_userbyid(j.owner)));
+        body := body || format(E'<h3>Job %s</h3>\n<p>Reads %s and writes %s, as role %s.</p>\n', predict.html_of(j.name), '<code>' || predict.html_lines(j.source) || '</code>', predict.code_of(j.target), predict.html_of(pg_get_userbyid(j.owner)));
         IF runs IS NULL THEN
             body := body || predict.html_note(format('It has not run yet: %s.', predict.code_of(format('CALL predict.run_job(%s)', predict.literal_of(j.name)))));
             CONTINUE;

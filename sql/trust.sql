@@ -326,6 +326,9 @@ DECLARE
 BEGIN
     IF model IS NOT NULL THEN
         PERFORM predict.must_own(of_model, 'check');
+    ELSE
+        -- Somebody may hold on to a result.
+        PERFORM set_config('lock_timeout', '1s', true);
     END IF;
     FOR s IN SELECT c.*, v.number FROM predict.check_set c
                JOIN LATERAL (SELECT predict.version_of(model) AS number WHERE model IS NOT NULL
@@ -344,6 +347,9 @@ BEGIN
                         (array_agg(jsonb_build_object(''position'', position, ''input'', input, ''expected'', expected, ''got'', got, ''difference'', d::text) ORDER BY position) FILTER (WHERE d > $4))[1]
                    FROM judged', predict.definition_of(s.columns))
                 INTO rows, failed, worst, first_failure USING reference, s.model, s.name, s.tolerance;
+            IF NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::boolean THEN
+                PERFORM predict.put_check_result(s.model, s.number, s.name, rows, failed, worst, current_runtime);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             -- Of all models, one that cannot be checked must not keep the others from it.
             IF model IS NOT NULL THEN
@@ -353,15 +359,15 @@ BEGIN
             failed := greatest(rows, 1);
             worst := 'Infinity';
             first_failure := jsonb_build_object('error', SQLERRM);
+            IF SQLSTATE <> '55P03' AND NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::boolean THEN
+                PERFORM predict.put_check_result(s.model, s.number, s.name, rows, failed, worst, current_runtime);
+            END IF;
             RAISE WARNING USING MESSAGE = format('check "%s" of model "%s" could not be run', s.name, reference), DETAIL = SQLERRM;
         END;
         model_name := s.model;
         version := s.number;
         name := s.name;
         passed := failed = 0;
-        IF NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::boolean THEN
-            PERFORM predict.put_check_result(s.model, s.number, s.name, rows, failed, worst, current_runtime);
-        END IF;
         RETURN NEXT;
     END LOOP;
 END $$;

@@ -509,7 +509,7 @@ fn store_content(hash: &[u8; 32], model: &[u8]) {
         let new = sql::run(
             Mode::Write,
             c"INSERT INTO predict.content (hash, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[Value::Bytes(hash), Value::Big(model.len() as i64)],
+            &[Value::Bytes(hash), Value::Big(i64::try_from(model.len()).unwrap_or(i64::MAX))],
             |_| {},
         );
         if new > 0 {
@@ -533,7 +533,7 @@ fn store_content(hash: &[u8; 32], model: &[u8]) {
         sql::run(
             Mode::Write,
             c"INSERT INTO predict.chunk VALUES ($1, $2, $3)",
-            &[Value::Bytes(hash), Value::Int(position as i32), Value::Bytes(data)],
+            &[Value::Bytes(hash), Value::Int(i32::try_from(position).unwrap_or(i32::MAX)), Value::Bytes(data)],
             |_| {},
         );
     }

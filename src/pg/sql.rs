@@ -84,12 +84,12 @@ impl Row {
 
     /// An integer column.
     pub(crate) fn int(&self, column: usize) -> Option<i32> {
-        self.datum(column).map(|d| d.value() as i32)
+        self.datum(column).map(text::int)
     }
 
     /// A bigint column.
     pub(crate) fn big(&self, column: usize) -> Option<i64> {
-        self.datum(column).map(|d| d.value() as i64)
+        self.datum(column).map(text::big)
     }
 
     /// A bytea column.
@@ -99,7 +99,7 @@ impl Row {
 
     /// An oid column.
     pub(crate) fn oid(&self, column: usize) -> Option<Oid> {
-        self.datum(column).map(|d| Oid::from(d.value() as u32))
+        self.datum(column).map(text::oid)
     }
 }
 

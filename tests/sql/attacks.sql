@@ -70,6 +70,27 @@ SELECT name, passed FROM predict.check_results;
 RESET ROLE;
 SELECT pg_advisory_unlock_all();
 
+-- What docs/permissions.md says of views and of stored batches: a view lends tables and no model, and a batch is data.
+SET ROLE att_victim;
+CREATE VIEW lent AS SELECT predict('victims', a, b, c) AS y FROM customers;
+CREATE TABLE stored AS SELECT predict_batch('victims', a, b, c) AS batch FROM customers;
+GRANT SELECT ON lent, stored TO att_public;
+SET ROLE att_public;
+SELECT attempt('SELECT * FROM lent');
+SELECT batch::real[] FROM stored;
+SELECT attempt($$SELECT predict.stat_reset()$$);
+SELECT name, version, owner FROM predict.models ORDER BY 1;
+-- A superuser runs nobody's job, a member of its role sees it.
+RESET ROLE;
+CALL predict.run_job('nightly');
+GRANT att_victim TO att_public;
+SET ROLE att_public;
+SELECT name, owner, status FROM predict.jobs;
+SELECT attempt($$SELECT predict.drop_job('nightly')$$);
+SELECT attempt($$SELECT predict.alter_job('nightly', '{}')$$);
+RESET ROLE;
+REVOKE att_victim FROM att_public;
+
 -- A user of a model uses it, and that is all. Objects with the names of PostgreSQL's own, in the schema of the extension and
 -- with types that fit better, are taken by nobody who reads a view, a policy or a report.
 GRANT CREATE ON SCHEMA public TO att_user;

@@ -152,9 +152,9 @@ ALTER ROLE life_owner_now RENAME TO life_owner;
 -- What is left of a role that is gone is neither dumped nor kept when something is granted.
 SELECT format('SELECT count(*) AS dumped FROM predict.privilege %s AND model = ''left''',
               (SELECT e.extcondition[array_position(e.extconfig, 'predict.privilege'::regclass::oid)] FROM pg_extension e WHERE e.extname = 'pg_predict')) \gexec
-SELECT count(*) AS kept FROM predict.privilege WHERE model = 'left';
+SELECT count(*) AS kept, count(*) FILTER (WHERE r.oid IS NULL) AS strays FROM predict.privilege p LEFT JOIN pg_roles r ON r.oid = p.role WHERE model = 'left';
 SELECT predict.grant_usage('left', 'life_other');
-SELECT count(*) AS kept FROM predict.privilege WHERE model = 'left';
+SELECT count(*) AS kept, count(*) FILTER (WHERE r.oid IS NULL) AS strays FROM predict.privilege p LEFT JOIN pg_roles r ON r.oid = p.role WHERE model = 'left';
 
 -- The history of a model that is gone is not that of the next one of its name.
 SET ROLE life_user;
@@ -201,8 +201,12 @@ CALL predict.run_job('dots');
 SELECT scored, skipped, failed, deleted FROM predict.job_runs WHERE job = 'dots' ORDER BY run;
 SELECT "a.s.b", "C,""d""", y FROM "s.t"."to.here" ORDER BY 1;
 -- A row that fails is found by halves.
-UPDATE "s.t"."the ""rows""" SET a = 'NaN' WHERE "a.s.b" = 3;
-SELECT predict.alter_job('dots', '{"chunk_size": 5}', key => '"a.s.b"');
+SELECT predict.create_model('strict', model('named'), '{"on_null": "error"}');
+SELECT predict.create_job('halves', 'strict', 'SELECT i AS "s.key", i / nullif(i % 4, 0)::real AS a, 2::real AS b, 3::real AS c FROM generate_series(1, 7) i', '"s.key"', 'halves');
+CALL predict.run_job('halves');
+SELECT key, message FROM predict.job_errors;
+SELECT count(*) FROM halves;
+SELECT predict.drop_job('halves');
 SELECT attempt($$SELECT predict.alter_job('dots', key => 'a.s')$$);
 SELECT attempt($$SELECT predict.alter_job('dots', key => '"a.s.b" "C"')$$);
 SELECT attempt($$SELECT predict.alter_job('dots', key => '')$$);
