@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Owns `make lint`: layout, clippy and this project's own rules (scripts/lint_rules.py says which).
+# Owns `make lint`: layout, clippy and this project's own rules (scripts/lint_rules.py and
+# scripts/lint_sql.py say which).
 #
 #   scripts/lint.sh                      all three on this checkout
 #   scripts/lint.sh --rules [DIR]        the project's own rules only, on the checkout in DIR
@@ -8,7 +9,14 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 
-rules() { python3 "$ROOT/scripts/lint_rules.py" "$1"; }
+# Both say what they find before either ends it.
+rules() {
+    local broken=0
+    python3 "$ROOT/scripts/lint_rules.py" "$1" || broken=$?
+    "$ROOT/scripts/venv.sh" "$TARGET/lint-venv" "$ROOT/tests/lint/requirements.txt"
+    "$TARGET/lint-venv/bin/python" "$ROOT/scripts/lint_sql.py" "$1" || broken=$?
+    return "$broken"
+}
 
 format() {
     (cd "$1" && cargo fmt --all --check) || fail "the layout of the code is not what rustfmt makes" "Run: cargo fmt --all"
@@ -34,7 +42,7 @@ case ${1:-} in
     --format) format "${2:-$ROOT}" ;;
     --clippy) clippy "${2:-$ROOT}" "${3:-}" ;;
     *)
-        sed -n '4,7s/^# *//p' "$0" >&2
+        sed -n '5,8s/^# *//p' "$0" >&2
         exit 2
         ;;
 esac

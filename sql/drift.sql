@@ -33,8 +33,39 @@ CREATE TABLE predict.baseline (
 );
 SELECT pg_catalog.pg_extension_config_dump('predict.baseline', '');
 ALTER TABLE predict.baseline ENABLE ROW LEVEL SECURITY;
-CREATE POLICY owner ON predict.baseline USING (predict.owns_model(model)) WITH CHECK (predict.owns_model(model));
-GRANT SELECT, INSERT, UPDATE, DELETE ON predict.baseline TO PUBLIC;
+CREATE POLICY owner ON predict.baseline FOR SELECT USING (predict.owns_model(model));
+GRANT SELECT ON predict.baseline TO PUBLIC;
+
+-- Keeps a line of a model's baseline in the place of what it had.
+CREATE FUNCTION predict.put_baseline(line predict.baseline) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_baseline(caller oid, line predict.baseline) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM predict.must_own(caller, line.model);
+    line.created_at := now();
+    line.created_by := pg_get_userbyid(caller);
+    -- Another session may be doing the same: the later one's stays.
+    INSERT INTO predict.baseline AS b SELECT line.*
+    ON CONFLICT ON CONSTRAINT baseline_pkey DO UPDATE
+        SET (version, position, type, rows, nulls, nans, exact, numbers, categories, counts, rest, created_at, created_by)
+          = (excluded.version, excluded.position, excluded.type, excluded.rows, excluded.nulls, excluded.nans, excluded.exact, excluded.numbers,
+             excluded.categories, excluded.counts, excluded.rest, excluded.created_at, excluded.created_by);
+    RETURN line.rows;
+END $$;
+
+-- Forgets the lines of a model's baseline that are none of these.
+CREATE FUNCTION predict.forget_baseline(model text, kinds text[], names text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.forget_baseline(caller oid, model text, kinds text[], names text[]) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM predict.must_own(caller, model);
+    DELETE FROM predict.baseline b WHERE b.model = model AND (b.kind, b.name) NOT IN (SELECT u.kind, u.name FROM unnest(kinds, names) u(kind, name));
+    RETURN 0;
+END $$;
+REVOKE EXECUTE ON FUNCTION predict.put_baseline(oid, predict.baseline), predict.forget_baseline(oid, text, text[], text[]) FROM PUBLIC;
 
 CREATE VIEW predict.baselines WITH (security_invoker = true) AS
 SELECT b.model, b.version, b.kind, b.name, b.type, b.rows, b.nulls, b.nans, b.exact, b.created_at, b.created_by
@@ -197,7 +228,7 @@ CREATE FUNCTION predict.score_statement(plan jsonb) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 BEGIN
     RETURN (SELECT format(E'CREATE TEMPORARY TABLE pg_temp.%I ON COMMIT DROP AS SELECT %s FROM @extschema@.predictions(('
-                           'SELECT @extschema@.predict_batch(%L, query.*) FROM (SELECT query.*%s FROM (\n%s\n) AS query) AS query)) AS p(%s)',
+                           'SELECT predict.batch_of(%L, query.*) FROM (SELECT query.*%s FROM (\n%s\n) AS query) AS query)) AS p(%s)',
                           plan->>'rows', string_agg(format('p.%I AS %I', c->>'name', c->>'as'), ', ' ORDER BY n),
                           format('%s@%s', plan->>'model', plan->>'version'),
                           coalesce(string_agg(format(', query.%I AS %I', c->>'column', c->>'name'), '' ORDER BY n) FILTER (WHERE c->>'column' <> c->>'name'), ''),
@@ -294,20 +325,18 @@ END $$;
 CREATE FUNCTION predict.keep_baseline(plan jsonb) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
-    kinds text[];
-    names text[];
+    kinds text[] := '{}';
+    names text[] := '{}';
     scored bigint;
+    line predict.baseline;
 BEGIN
-    -- Another session may be doing the same: the later one's stays.
-    WITH kept AS (
-        INSERT INTO predict.baseline AS b SELECT * FROM predict.summarise(plan, false)
-        ON CONFLICT ON CONSTRAINT baseline_pkey DO UPDATE
-            SET (version, position, type, rows, nulls, nans, exact, numbers, categories, counts, rest, created_at, created_by)
-              = (excluded.version, excluded.position, excluded.type, excluded.rows, excluded.nulls, excluded.nans, excluded.exact, excluded.numbers,
-                 excluded.categories, excluded.counts, excluded.rest, excluded.created_at, excluded.created_by)
-        RETURNING b.kind, b.name, b.rows)
-    SELECT array_agg(k.kind), array_agg(k.name), max(k.rows) INTO kinds, names, scored FROM kept k;
-    DELETE FROM predict.baseline b WHERE b.model = plan->>'model' AND (b.kind, b.name) NOT IN (SELECT u.kind, u.name FROM unnest(kinds, names) u(kind, name));
+    FOR line IN SELECT * FROM predict.summarise(plan, false) LOOP
+        PERFORM predict.put_baseline(line);
+        kinds := kinds || line.kind;
+        names := names || line.name;
+        scored := greatest(scored, line.rows);
+    END LOOP;
+    PERFORM predict.forget_baseline(plan->>'model', kinds, names);
     RETURN scored;
 END $$;
 
@@ -487,7 +516,7 @@ BEGIN
         verdict := verdicts[level];
         reason := array_to_string(reasons, ', ');
         IF level = 2 THEN
-            drifted := drifted || format('%s "%s" (%s)', kind, name, reason);
+            drifted := drifted || format('%s "%s" (%s)', kind, predict.printable_of(name), reason);
         END IF;
         RETURN NEXT;
     END LOOP;

@@ -1,13 +1,20 @@
 -- Jobs: a source of rows is scored by key, a chunk at a time, into a target table, and each chunk is committed.
 --
 -- A job belongs to the role that made it, and runs as that role: its source and its target are reached with that role's rights
--- alone. Row level security shows jobs, their runs and their failed rows to members of the role, and lets only the role itself
--- write. The procedure holds a session's advisory lock on the job, so that two runs cannot overlap; what a job has reached is
--- committed with the rows of its chunk, so that whatever ends a run, the next one goes on behind the last chunk.
+-- alone. Row level security shows jobs, their runs and their failed rows to members of the role. What is written is written on
+-- the role's behalf (src/api/behalf.rs), to its own jobs only. The procedure holds a session's lock on the job, so that two runs
+-- cannot overlap; what a job has reached is committed with the rows of its chunk, so that whatever ends a run, the next one goes
+-- on behind the last chunk.
+--
+-- The owner's statements run under the search_path that the job was made with, by predict.execute_under() and answer_under();
+-- everything around them under a fixed one. A procedure that commits cannot set it for itself: run_job() does so in every
+-- transaction, before anything else.
 
 CREATE TABLE predict.job (
     id                integer      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    owner             name         NOT NULL DEFAULT current_user,
+    -- A role, and not its name: whoever is called like it later is another one. Of a role that is gone it is not dumped: it would be
+    -- restored as a number, which may be somebody else's there.
+    owner             regrole      NOT NULL,
     name              text         COLLATE "C" NOT NULL CHECK (name <> ''),
     model             text         NOT NULL,
     source            text         NOT NULL,
@@ -25,7 +32,6 @@ CREATE TABLE predict.job (
 CREATE TABLE predict.job_run (
     id        bigint       GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job       integer      NOT NULL,
-    owner     name         NOT NULL DEFAULT current_user,
     version   integer      NOT NULL,
     status    text         NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'succeeded', 'failed', 'interrupted')),
     resumed   boolean      NOT NULL,
@@ -44,7 +50,6 @@ CREATE INDEX job_run_job ON predict.job_run (job);
 CREATE TABLE predict.job_error (
     id        bigint       GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run       bigint       NOT NULL,
-    owner     name         NOT NULL DEFAULT current_user,
     key       jsonb        NOT NULL,
     sqlstate  text         NOT NULL,
     message   text         NOT NULL,
@@ -53,31 +58,25 @@ CREATE TABLE predict.job_error (
 );
 CREATE INDEX job_error_run ON predict.job_error (run);
 
-SELECT pg_catalog.pg_extension_config_dump('predict.job', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.job', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = owner)');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_run', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_error', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.job_error_id_seq', '');
 
--- Whether the caller is a member of a role, which may be gone.
-CREATE FUNCTION predict.is_member_of(role name) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT coalesce((SELECT pg_catalog.pg_has_role(r.oid, 'USAGE') FROM pg_catalog.pg_roles r WHERE r.rolname = role), false)
-$$;
-
 ALTER TABLE predict.job ENABLE ROW LEVEL SECURITY;
 ALTER TABLE predict.job_run ENABLE ROW LEVEL SECURITY;
 ALTER TABLE predict.job_error ENABLE ROW LEVEL SECURITY;
-CREATE POLICY seen ON predict.job FOR SELECT USING (predict.is_member_of(owner));
-CREATE POLICY own ON predict.job USING (owner = current_user) WITH CHECK (owner = current_user);
-CREATE POLICY seen ON predict.job_run FOR SELECT USING (predict.is_member_of(owner));
-CREATE POLICY own ON predict.job_run USING (owner = current_user) WITH CHECK (owner = current_user);
-CREATE POLICY seen ON predict.job_error FOR SELECT USING (predict.is_member_of(owner));
-CREATE POLICY own ON predict.job_error USING (owner = current_user) WITH CHECK (owner = current_user);
-GRANT SELECT, INSERT, UPDATE, DELETE ON predict.job, predict.job_run, predict.job_error TO PUBLIC;
+CREATE POLICY seen ON predict.job FOR SELECT USING (pg_has_role(owner::oid, 'USAGE'));
+-- Whoever sees a job sees what belongs to it.
+CREATE POLICY seen ON predict.job_run FOR SELECT USING (EXISTS (SELECT FROM predict.job j WHERE j.id = job_run.job));
+CREATE POLICY seen ON predict.job_error FOR SELECT USING (EXISTS (SELECT FROM predict.job_run r WHERE r.id = job_error.run));
+GRANT SELECT ON predict.job, predict.job_run, predict.job_error TO PUBLIC;
 
 CREATE VIEW predict.jobs WITH (security_invoker = true) AS
-SELECT j.name, j.owner, j.model, j.source, array_to_string(j.key, ', ') AS key, j.target, j.options,
+SELECT j.name, pg_get_userbyid(j.owner) AS owner, j.model, j.source,
+       (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.n) FROM unnest(j.key) WITH ORDINALITY k(name, n)) AS key, j.target, j.options,
        coalesce(r.status, 'never run') AS status, j.reached IS NOT NULL AS resumes, j.reached AS last_key,
        r.started AS last_started, r.finished AS last_finished, r.version AS last_version, r.message AS last_message, j.created_at
   FROM predict.job j
@@ -85,20 +84,170 @@ SELECT j.name, j.owner, j.model, j.source, array_to_string(j.key, ', ') AS key, 
 COMMENT ON VIEW predict.jobs IS 'one row a job, with how its last run went and whether the next one goes on behind a key';
 
 CREATE VIEW predict.job_runs WITH (security_invoker = true) AS
-SELECT r.id AS run, j.name AS job, r.owner, r.version, r.status, r.resumed, r.started, r.finished, r.pid, r.chunks, r.rows, r.scored,
+SELECT r.id AS run, j.name AS job, pg_get_userbyid(j.owner) AS owner, r.version, r.status, r.resumed, r.started, r.finished, r.pid, r.chunks, r.rows, r.scored,
        r.skipped, r.failed, r.deleted, r.message
   FROM predict.job_run r JOIN predict.job j ON j.id = r.job;
 COMMENT ON VIEW predict.job_runs IS 'one row a run of a job: rows of the source, scored, skipped, failed, deleted from the target';
 
 CREATE VIEW predict.job_errors WITH (security_invoker = true) AS
-SELECT e.id, e.run, j.name AS job, e.owner, e.key, e.sqlstate, e.message, e.detail, e.at
+SELECT e.id, e.run, j.name AS job, pg_get_userbyid(j.owner) AS owner, e.key, e.sqlstate, e.message, e.detail, e.at
   FROM predict.job_error e JOIN predict.job_run r ON r.id = e.run JOIN predict.job j ON j.id = r.job;
 COMMENT ON VIEW predict.job_errors IS 'one row a row that failed in a run of a job: its key and the error';
 
 GRANT SELECT ON predict.jobs, predict.job_runs, predict.job_errors TO PUBLIC;
 
+-- Makes a job, or changes the one of that id; gives its id. What was scored so far is of another job where what it scores changes.
+CREATE FUNCTION predict.put_job(job predict.job) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_job(caller oid, job predict.job) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    made bigint;
+BEGIN
+    IF job.id IS NULL THEN
+        INSERT INTO predict.job (owner, name, model, source, key, target, options, columns, search_path)
+        VALUES (caller::regrole, job.name, job.model, job.source, job.key, job.target, job.options, job.columns, job.search_path) RETURNING id INTO made;
+        RETURN made;
+    END IF;
+    UPDATE predict.job x
+       SET (model, source, key, target, options, columns, search_path) = (job.model, job.source, job.key, job.target, job.options, job.columns, job.search_path),
+           (reached, reached_version) = (SELECT k.reached, k.reached_version FROM (SELECT x.reached, x.reached_version) k
+                                          WHERE (x.model, x.source, x.key, x.target, x.options->'columns') IS NOT DISTINCT FROM (job.model, job.source, job.key, job.target, job.options->'columns'))
+     WHERE x.id = job.id AND x.owner = caller;
+    RETURN CASE WHEN FOUND THEN job.id END;
+END $$;
+
+-- Forgets a job with its runs and errors.
+CREATE FUNCTION predict.forget_job(job integer) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.forget_job(caller oid, job integer) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    DELETE FROM predict.job x WHERE x.id = job AND x.owner = caller;
+    IF FOUND THEN
+        DELETE FROM predict.job_error e USING predict.job_run r WHERE r.id = e.run AND r.job = job;
+        DELETE FROM predict.job_run r WHERE r.job = job;
+    END IF;
+    RETURN FOUND::integer;
+END $$;
+
+-- Begins a run, and ends those that ended without a word; gives its id.
+CREATE FUNCTION predict.put_run(job integer, version integer, resumed boolean) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_run(caller oid, job integer, version integer, resumed boolean) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    made bigint;
+BEGIN
+    IF EXISTS (SELECT FROM predict.job x WHERE x.id = job AND x.owner = caller) THEN
+        UPDATE predict.job_run r SET (status, finished) = ('interrupted', clock_timestamp()) WHERE r.job = job AND r.status = 'running';
+        INSERT INTO predict.job_run (job, version, resumed) VALUES (job, version, resumed) RETURNING id INTO made;
+    END IF;
+    RETURN made;
+END $$;
+
+-- Keeps what failed in a run. `uncounted`: rows that no chunk counts.
+CREATE FUNCTION predict.put_error(run bigint, key jsonb, sqlstate text, message text, detail text, uncounted bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_error(caller oid, run bigint, key jsonb, sqlstate text, message text, detail text, uncounted bigint) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    UPDATE predict.job_run r SET failed = r.failed + uncounted FROM predict.job x WHERE r.id = run AND r.status = 'running' AND x.id = r.job AND x.owner = caller;
+    IF FOUND THEN
+        INSERT INTO predict.job_error (run, key, sqlstate, message, detail) VALUES (run, key, sqlstate, message, detail);
+    END IF;
+    RETURN FOUND::integer;
+END $$;
+
+-- Counts a chunk, and keeps how far the job has come; the last one ends the run. Gives 1 where every row of a run that ends has failed,
+-- and NULL where the job is gone.
+CREATE FUNCTION predict.put_chunk(run bigint, reached jsonb, rows bigint, scored bigint, failed bigint, deleted bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_chunk(caller oid, run bigint, reached jsonb, rows bigint, scored bigint, failed bigint, deleted bigint) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    all_failed boolean;
+BEGIN
+    UPDATE predict.job x SET (reached, reached_version) = (reached, CASE WHEN reached IS NOT NULL THEN r.version END)
+      FROM predict.job_run r WHERE r.id = run AND r.status = 'running' AND x.id = r.job AND x.owner = caller;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    UPDATE predict.job_run r
+       SET chunks = r.chunks + (reached IS NOT NULL)::integer, rows = r.rows + rows, scored = r.scored + scored, failed = r.failed + failed,
+           skipped = r.skipped + rows - scored - failed, deleted = r.deleted + deleted,
+           status = CASE WHEN reached IS NULL THEN 'succeeded' ELSE 'running' END, finished = CASE WHEN reached IS NULL THEN clock_timestamp() END
+     WHERE r.id = run RETURNING reached IS NULL AND r.scored = 0 AND r.skipped = 0 AND r.failed > 0 INTO all_failed;
+    RETURN all_failed::integer;
+END $$;
+
+-- Ends a run that failed.
+CREATE FUNCTION predict.put_failure(run bigint, message text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.put_failure(caller oid, run bigint, message text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    UPDATE predict.job_run r SET (status, finished, message) = ('failed', clock_timestamp(), message)
+      FROM predict.job x WHERE r.id = run AND r.status = 'running' AND x.id = r.job AND x.owner = caller;
+    RETURN FOUND::integer;
+END $$;
+
+-- Forgets the runs of long ago, and what failed in them.
+CREATE FUNCTION predict.forget_runs(job integer, kept integer) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_on_behalf';
+CREATE FUNCTION predict.forget_runs(caller oid, job integer, kept integer) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    oldest bigint := (SELECT min(k.id) FROM (SELECT r.id FROM predict.job_run r JOIN predict.job x ON x.id = r.job
+                                              WHERE x.id = job AND x.owner = caller ORDER BY r.id DESC LIMIT kept) k);
+BEGIN
+    DELETE FROM predict.job_error e USING predict.job_run r WHERE r.id = e.run AND r.job = job AND r.id < oldest;
+    DELETE FROM predict.job_run r WHERE r.job = job AND r.id < oldest;
+    RETURN oldest;
+END $$;
+
+-- The lock of a job of the caller's, for this session: false where another one has it.
+CREATE FUNCTION predict.lock_job(job integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_lock_job';
+CREATE FUNCTION predict.unlock_job(job integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_predict_unlock_job';
+
+REVOKE EXECUTE ON FUNCTION predict.put_job(oid, predict.job), predict.forget_job(oid, integer), predict.put_run(oid, integer, integer, boolean),
+    predict.put_error(oid, bigint, jsonb, text, text, text, bigint), predict.put_chunk(oid, bigint, jsonb, bigint, bigint, bigint, bigint),
+    predict.put_failure(oid, bigint, text), predict.forget_runs(oid, integer, integer) FROM PUBLIC;
+
+-- The names in a list as SQL has them: folded where they are not in quotes, with whatever is in them where they are.
+CREATE FUNCTION predict.names_of(list text) RETURNS text[]
+    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name CONSTANT text := '\s*("(?:[^"]|"")+"|[^",.\s]+)\s*';
+    names text[] := '{}';
+    found text[];
+    rest text := list;
+BEGIN
+    LOOP
+        found := regexp_match(rest, '^' || name || '(,|$)');
+        IF found IS NULL THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('%s is not a list of column names', predict.literal_of(list)),
+                HINT = 'Names are separated by commas; one that contains a comma, a dot, a quote or a capital stands in double quotes.';
+        END IF;
+        names := names || parse_ident(found[1]);
+        EXIT WHEN found[2] = '';
+        rest := regexp_replace(rest, '^' || name || ',', '');
+    END LOOP;
+    RETURN names;
+END $$;
+
 -- The SQL type that an output comes in.
-CREATE FUNCTION predict.sql_type_of(type text, row_shape integer[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION predict.sql_type_of(type text, row_shape integer[]) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN row_shape IS NULL OR scalar IS NULL THEN 'jsonb' WHEN row_shape = '{}' THEN scalar ELSE scalar || '[]' END
       FROM (SELECT CASE WHEN type IN ('float16', 'bfloat16', 'float32') THEN 'real' WHEN type = 'float64' THEN 'double precision'
                         WHEN type IN ('int8', 'int16', 'uint8') THEN 'smallint' WHEN type IN ('int32', 'uint16') THEN 'integer'
@@ -108,7 +257,8 @@ $$;
 
 -- The columns that a job writes: name, output, expression over the row p of predictions(), type. By the option "columns", or
 -- all outputs under their own names.
-CREATE FUNCTION predict.job_columns(model text, options jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION predict.job_columns(model text, options jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     result jsonb := '[]';
@@ -124,7 +274,7 @@ BEGIN
         SELECT * INTO known FROM predict.model_outputs m
          WHERE m.model = predict.model_of(model) AND m.version = predict.version_of(model) AND m.name = parts[1];
         IF NOT FOUND THEN
-            RAISE undefined_object USING MESSAGE = format('model "%s" has no output "%s"', model, parts[1]),
+            RAISE undefined_object USING MESSAGE = format('model "%s" has no output "%s"', model, predict.printable_of(parts[1])),
                 HINT = 'The view predict.model_outputs lists the outputs.';
         END IF;
         result := result || jsonb_build_object('name', c.name, 'output', known.name, 'of', predict.sql_type_of(known.type, known.row_shape),
@@ -139,7 +289,8 @@ BEGIN
 END $$;
 
 -- A condition on the key of a row: it is beyond a position, or up to it.
-CREATE FUNCTION predict.key_condition(job predict.job, alias text, operator text, reached jsonb) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION predict.key_condition(job predict.job, alias text, operator text, reached jsonb) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN reached IS NULL THEN 'true' ELSE
         format('(%s) %s (%s)', string_agg(format('%s.%I', alias, k.name), ', ' ORDER BY k.n), operator,
                string_agg(format('%L::%s', reached->>(k.n - 1)::integer, c->>'type'), ', ' ORDER BY k.n)) END
@@ -147,19 +298,22 @@ CREATE FUNCTION predict.key_condition(job predict.job, alias text, operator text
 $$;
 
 -- The statements of a run, in pieces around the condition on the key.
-CREATE FUNCTION predict.job_statements(job predict.job, version integer) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION predict.job_statements(job predict.job, version integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     model text := predict.model_of(job.model);
     outputs jsonb := predict.job_columns(format('%s@%s', model, version), job.options);
     keys text := (SELECT string_agg(format('s.%I', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
     not_null text := (SELECT string_agg(format('s.%I IS NOT NULL', k), ' AND ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
-    texts text := (SELECT string_agg(format('s.%I::text', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
+    -- Of the alias s or b.
+    texts text := (SELECT string_agg(format('s.%I::pg_catalog.text', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
+    last_texts text := (SELECT string_agg(format('b.%I::pg_catalog.text', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
     same_key text := (SELECT string_agg(format('t.%I = s.%1$I', k), ' AND ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n));
     source text := format(E'(\n%s\n) s', job.source);
     skip boolean := coalesce((job.options->>'skip_unchanged')::boolean, false);
     inputs text[];
-    hash text := 'NULL::bigint';
+    hash text := 'NULL::pg_catalog.int8';
     kept text[];
     into_columns text; from_columns text; definition text; updates text;
 BEGIN
@@ -167,7 +321,7 @@ BEGIN
     IF skip THEN
         -- What the model takes of a row, in an order of its own; types without a hash function go as text.
         inputs := ARRAY(SELECT CASE WHEN c->>'type' ~ '^(smallint|integer|bigint|real|double precision|numeric|boolean|text|character|date|timestamp|time|uuid|bytea|jsonb|interval)'
-                                    THEN format('s.%I', c->>'name') ELSE format('s.%I::text', c->>'name') END
+                                    THEN format('s.%I', c->>'name') ELSE format('s.%I::pg_catalog.text', c->>'name') END
                           FROM jsonb_array_elements(job.columns) c
                          WHERE lower(c->>'name') IN (SELECT lower(i.name) FROM predict.model_inputs i WHERE i.model = model AND i.version = version
                                                       UNION ALL SELECT lower(f) FROM predict.models m, jsonb_array_elements_text(m.options->'features') f
@@ -175,9 +329,9 @@ BEGIN
                                                       UNION ALL SELECT unnest(ARRAY['text', 'text_pair']))
                          ORDER BY c->>'name');
         IF inputs = '{}' THEN
-            inputs := ARRAY(SELECT format('s.%I::text', c->>'name') FROM jsonb_array_elements(job.columns) c ORDER BY 1);
+            inputs := ARRAY(SELECT format('s.%I::pg_catalog.text', c->>'name') FROM jsonb_array_elements(job.columns) c ORDER BY 1);
         END IF;
-        hash := format('hash_record_extended(ROW(%s), %s)', array_to_string(inputs, ', '), hashtextextended(model, 0));
+        hash := format('pg_catalog.hash_record_extended(ROW(%s), %s)', array_to_string(inputs, ', '), hashtextextended(model, 0));
     END IF;
     definition := (SELECT string_agg(format('predict_key_%s %s', k.n, c->>'type'), ', ' ORDER BY k.n)
                      FROM unnest(job.key) WITH ORDINALITY k(name, n) JOIN jsonb_array_elements(job.columns) c ON c->>'name' = k.name)
@@ -195,7 +349,7 @@ BEGIN
     END IF;
     IF 'scored_at' = ANY (kept) THEN
         into_columns := into_columns || ', scored_at';
-        from_columns := from_columns || ', now()';
+        from_columns := from_columns || ', pg_catalog.now()';
         updates := concat_ws(', ', updates, 'scored_at = excluded.scored_at');
     END IF;
     IF skip THEN
@@ -204,12 +358,12 @@ BEGIN
         updates := concat_ws(', ', updates, 'input_hash = excluded.input_hash');
     END IF;
     RETURN jsonb_build_object(
-        'boundary', ARRAY[format('SELECT jsonb_build_array(%s), count(*) OVER () FROM (SELECT %s FROM %s WHERE %s AND ', replace(texts, 's.', 'b.'), keys, source, not_null),
+        'boundary', ARRAY[format('SELECT pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(%s), pg_catalog.count(*) OVER ()) FROM (SELECT %s FROM %s WHERE %s AND ', last_texts, keys, source, not_null),
                           format(' ORDER BY %s FETCH FIRST %s ROWS WITH TIES) b ORDER BY %s LIMIT 1', keys, coalesce((job.options->>'chunk_size')::integer, 10000),
                                  (SELECT string_agg(format('b.%I DESC', k), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n)))],
-        'middle', ARRAY[format('SELECT jsonb_build_array(%s) FROM %s WHERE %s AND ', texts, source, not_null), format(' ORDER BY %s OFFSET $1 LIMIT 1', keys)],
-        'nulls', format('SELECT count(*) FROM %s WHERE NOT (%s)', source, not_null),
-        'chunk', ARRAY[format('INSERT INTO %s AS t (%s) SELECT %s FROM @extschema@.predictions((SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT s.*, %s, %s AS predict_hash FROM %s%s',
+        'middle', ARRAY[format('SELECT pg_catalog.jsonb_build_array(%s) FROM %s WHERE %s AND ', texts, source, not_null), format(' ORDER BY %s OFFSET ', keys), ' LIMIT 1'],
+        'nulls', format('SELECT pg_catalog.to_jsonb(pg_catalog.count(*)) FROM %s WHERE NOT (%s)', source, not_null),
+        'chunk', ARRAY[format('INSERT INTO %s AS t (%s) SELECT %s FROM @extschema@.predictions((SELECT predict.batch_of(%L, predict_row) FROM (SELECT s.*, %s, %s AS predict_hash FROM %s%s',
                               job.target, into_columns, from_columns, format('%s@%s', model, version),
                               (SELECT string_agg(format('s.%I AS predict_key_%s', k, n), ', ' ORDER BY n) FROM unnest(job.key) WITH ORDINALITY k(k, n)),
                               hash, source, CASE WHEN skip THEN format(' LEFT JOIN (SELECT * FROM %s t WHERE ', job.target) ELSE '' END),
@@ -223,7 +377,8 @@ BEGIN
 END $$;
 
 -- The statement that scores the rows of a range. Both sides of its join are cut to the range, which no planner finds out.
-CREATE FUNCTION predict.chunk_statement(job predict.job, statements jsonb, beyond jsonb, up_to jsonb) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION predict.chunk_statement(job predict.job, statements jsonb, beyond jsonb, up_to jsonb) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT (statements->'chunk'->>0)
         || CASE WHEN (statements->>'skips')::boolean THEN predict.key_condition(job, 't', '>', beyond) || ' AND ' || predict.key_condition(job, 't', '<=', up_to) ELSE '' END
         || (statements->'chunk'->>1) || predict.key_condition(job, 's', '>', beyond) || ' AND ' || predict.key_condition(job, 's', '<=', up_to)
@@ -231,7 +386,8 @@ CREATE FUNCTION predict.chunk_statement(job predict.job, statements jsonb, beyon
 $$;
 
 -- Checks what a job is made of, and makes its target where that is not there. Gives the job with what was found out.
-CREATE FUNCTION predict.check_job(job predict.job) RETURNS predict.job LANGUAGE plpgsql AS $$
+CREATE FUNCTION predict.check_job(job predict.job) RETURNS predict.job
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     known CONSTANT text[] := '{chunk_size,columns,delete_missing,keep_runs,max_errors,skip_unchanged}';
@@ -240,10 +396,12 @@ DECLARE
     version integer;
     statements jsonb;
     k text;
+    relation jsonb;
+    target text;
     is_new boolean;
 BEGIN
     IF unknown IS NOT NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('invalid option "%s" of a job', unknown), HINT = format('The options are %s.', array_to_string(known, ', '));
+        RAISE invalid_parameter_value USING MESSAGE = format('invalid option "%s" of a job', predict.printable_of(unknown)), HINT = format('The options are %s.', array_to_string(known, ', '));
     END IF;
     bad := CASE WHEN job.options ? 'chunk_size' AND NOT coalesce(job.options->>'chunk_size' ~ '^[0-9]{1,7}$' AND (job.options->>'chunk_size')::integer BETWEEN 1 AND 1000000, false) THEN 'chunk_size, from 1 to 1000000 rows'
                 WHEN job.options ? 'max_errors' AND NOT coalesce(job.options->>'max_errors' ~ '^[0-9]{1,9}$', false) THEN 'max_errors, a number of rows'
@@ -255,32 +413,37 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('invalid value of an option of a job: %s', bad);
     END IF;
     version := predict.version_of(job.model);
-    job.search_path := current_setting('search_path');
     -- A query, or else the name of a table or a view.
     job.source := regexp_replace(job.source, '[;\s]+$', '');
     IF job.source !~* '^[\s(]*(SELECT|WITH|VALUES|TABLE)\M' THEN
-        job.source := (SELECT format('SELECT * FROM %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = job.source::regclass);
+        relation := predict.answer_under(job.search_path, format('SELECT pg_catalog.to_jsonb(%L::pg_catalog.regclass::pg_catalog.oid)', job.source));
+        job.source := (SELECT format('SELECT * FROM %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = (relation #>> '{}')::oid);
     END IF;
-    EXECUTE format(E'CREATE TEMP TABLE predict_source ON COMMIT DROP AS SELECT * FROM (\n%s\n) s WITH NO DATA', job.source);
+    PERFORM predict.execute_under(job.search_path, format(E'CREATE TEMPORARY TABLE pg_temp.predict_source ON COMMIT DROP AS SELECT * FROM (\n%s\n) s WITH NO DATA', job.source));
     job.columns := predict.columns_of('pg_temp.predict_source');
     DROP TABLE pg_temp.predict_source;
     FOREACH k IN ARRAY job.key LOOP
         IF NOT EXISTS (SELECT FROM jsonb_array_elements(job.columns) c WHERE c->>'name' = k) THEN
-            RAISE undefined_column USING MESSAGE = format('the source of job "%s" has no key column "%s"', job.name, k),
-                DETAIL = format('Its columns: %s.', (SELECT string_agg(quote_ident(c->>'name'), ', ') FROM jsonb_array_elements(job.columns) c));
+            RAISE undefined_column USING MESSAGE = format('the source of job "%s" has no key column "%s"', job.name, predict.printable_of(k)),
+                DETAIL = format('Its columns: %s.', (SELECT string_agg(predict.name_of(c->>'name'), ', ') FROM jsonb_array_elements(job.columns) c));
         END IF;
     END LOOP;
-    is_new := to_regclass(job.target) IS NULL;
+    target := format('SELECT pg_catalog.to_jsonb(pg_catalog.to_regclass(%L)::pg_catalog.oid)', job.target);
+    relation := predict.answer_under(job.search_path, target);
+    is_new := relation IS NULL;
     IF is_new THEN
-        EXECUTE format('CREATE TABLE %s (%s%s, model_version integer NOT NULL, scored_at timestamptz NOT NULL%s, PRIMARY KEY (%s))', job.target,
+        PERFORM predict.execute_under(job.search_path, format('CREATE TABLE %s (%s%s, model_version pg_catalog.int4 NOT NULL, scored_at pg_catalog.timestamptz NOT NULL%s, PRIMARY KEY (%s))',
+            -- Its name in quotes: nothing else that was given ends up in the statement.
+            (SELECT string_agg(quote_ident(part), '.' ORDER BY n) FROM unnest(parse_ident(job.target)) WITH ORDINALITY u(part, n)),
             (SELECT string_agg(format('%I %s', k.name, c->>'type'), ', ' ORDER BY k.n)
                FROM unnest(job.key) WITH ORDINALITY k(name, n) JOIN jsonb_array_elements(job.columns) c ON c->>'name' = k.name),
             (SELECT coalesce(string_agg(format(', %I %s', o->>'name', o->>'type'), '' ORDER BY n), '')
                FROM jsonb_array_elements(predict.job_columns(job.model, job.options)) WITH ORDINALITY e(o, n)),
-            CASE WHEN (job.options->>'skip_unchanged')::boolean THEN ', input_hash bigint' ELSE '' END,
-            (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.n) FROM unnest(job.key) WITH ORDINALITY k(name, n)));
+            CASE WHEN (job.options->>'skip_unchanged')::boolean THEN ', input_hash pg_catalog.int8' ELSE '' END,
+            (SELECT string_agg(quote_ident(k.name), ', ' ORDER BY k.n) FROM unnest(job.key) WITH ORDINALITY k(name, n))));
+        relation := predict.answer_under(job.search_path, target);
     END IF;
-    job.target := (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(job.target));
+    job.target := (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = (relation #>> '{}')::oid);
     IF (job.options->>'skip_unchanged')::boolean
        AND 2 <> (SELECT count(*) FROM jsonb_array_elements(predict.columns_of(job.target::regclass)) c WHERE (c->>'name', c->>'type') IN (('input_hash', 'bigint'), ('model_version', 'integer'))) THEN
         RAISE undefined_column USING MESSAGE = format('table %s lacks a column that the option "skip_unchanged" needs', job.target),
@@ -288,10 +451,10 @@ BEGIN
     END IF;
     -- Columns and the key of the target are checked by planning; what the model takes of a row, by scoring one.
     statements := predict.job_statements(job, version);
-    EXECUTE 'EXPLAIN ' || predict.chunk_statement(job, statements, NULL, NULL);
-    EXECUTE 'EXPLAIN ' || (statements->'boundary'->>0) || 'true' || (statements->'boundary'->>1);
+    PERFORM predict.execute_under(job.search_path, 'EXPLAIN ' || predict.chunk_statement(job, statements, NULL, NULL));
+    PERFORM predict.execute_under(job.search_path, 'EXPLAIN ' || (statements->'boundary'->>0) || 'true' || (statements->'boundary'->>1));
     BEGIN
-        EXECUTE format(E'SELECT @extschema@.predict_batch(%L, predict_row) FROM (SELECT * FROM (\n%s\n) s LIMIT 1) predict_row', predict.model_of(job.model) || '@' || version, job.source);
+        PERFORM predict.execute_under(job.search_path, format(E'SELECT predict.batch_of(%L, predict_row) FROM (SELECT * FROM (\n%s\n) s LIMIT 1) predict_row', predict.model_of(job.model) || '@' || version, job.source));
     EXCEPTION WHEN external_routine_exception OR numeric_value_out_of_range OR null_value_not_allowed THEN
         -- A bad row is for its run to tell of.
     END;
@@ -301,7 +464,8 @@ BEGIN
     RETURN job;
 END $$;
 
-CREATE FUNCTION predict.create_job(name text, model text, source text, key text, target text, options jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION predict.create_job_under(path text, name text, model text, source text, key text, target text, options jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     j predict.job;
@@ -309,105 +473,103 @@ BEGIN
     IF name IS NULL OR model IS NULL OR source IS NULL OR key IS NULL OR target IS NULL OR options IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'no argument of predict.create_job() may be NULL';
     END IF;
-    IF EXISTS (SELECT FROM predict.job x WHERE x.owner = current_user AND x.name = name) THEN
+    IF predict.is_bad_name(name) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s cannot name a job: it is empty or contains a control character', predict.literal_of(name));
+    END IF;
+    j.owner := quote_ident(current_user)::regrole;
+    IF EXISTS (SELECT FROM predict.job x WHERE x.owner = j.owner AND x.name = name) THEN
         RAISE duplicate_object USING MESSAGE = format('job "%s" already exists', name), HINT = 'predict.alter_job() changes it.';
     END IF;
-    j.owner := current_user;
-    j.name := name; j.model := model; j.source := source; j.target := target; j.options := options;
-    j.key := ARRAY(SELECT (parse_ident(trim(k)))[1] FROM string_to_table(key, ',') k);
+    j.name := name; j.model := model; j.source := source; j.target := target; j.options := options; j.search_path := path;
+    j.key := predict.names_of(key);
     j := predict.check_job(j);
-    INSERT INTO predict.job (name, model, source, key, target, options, columns, search_path)
-    VALUES (j.name, j.model, j.source, j.key, j.target, j.options, j.columns, j.search_path);
+    PERFORM predict.put_job(j);
+END $$;
+
+CREATE FUNCTION predict.create_job(name text, model text, source text, key text, target text, options jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM predict.create_job_under(pg_catalog.current_setting('search_path'), name, model, source, key, target, options);
 END $$;
 COMMENT ON FUNCTION predict.create_job(text, text, text, text, text, jsonb) IS
     'keep a job that scores the rows of a source, a table or a query, by key into a target table, which is made where it is not there';
 
 -- A job of the caller's, by name.
-CREATE FUNCTION predict.own_job(name text) RETURNS predict.job LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION predict.own_job(name text) RETURNS predict.job
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     j predict.job;
     other name;
 BEGIN
-    SELECT * INTO j FROM predict.job x WHERE x.owner = current_user AND x.name = name;
+    SELECT * INTO j FROM predict.job x WHERE x.owner = quote_ident(current_user)::regrole AND x.name = name;
     IF FOUND THEN
         RETURN j;
     END IF;
-    SELECT x.owner INTO other FROM predict.job x WHERE x.name = name LIMIT 1;
+    SELECT pg_get_userbyid(x.owner) INTO other FROM predict.job x WHERE x.name = name LIMIT 1;
     IF FOUND THEN
         RAISE insufficient_privilege USING MESSAGE = format('job "%s" belongs to role "%s"', name, other),
-            DETAIL = 'A job runs with its owner''s rights, and nobody else''s.', HINT = format('SET ROLE %I first.', other);
+            DETAIL = 'A job runs with its owner''s rights, and nobody else''s.', HINT = format('SET ROLE %s first.', predict.name_of(other));
     END IF;
     RAISE undefined_object USING MESSAGE = format('job "%s" does not exist', name), HINT = 'The view predict.jobs lists the jobs.';
 END $$;
 
 -- Takes the lock of a job for this session, or raises 55P03.
-CREATE FUNCTION predict.lock_job(job predict.job) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION predict.must_lock(job predict.job) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
-DECLARE
-    class CONSTANT integer := 'predict.job'::regclass::oid::bigint::bit(32)::integer;
-    is_ours CONSTANT boolean := EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.granted
-                                            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                                            AND l.classid = 'predict.job'::regclass AND l.objid = job.id AND l.objsubid = 2);
 BEGIN
     -- One that a run of this session left behind is taken over.
-    IF NOT is_ours AND NOT pg_try_advisory_lock(class, job.id) THEN
+    IF NOT predict.lock_job(job.id) THEN
         RAISE lock_not_available USING MESSAGE = format('job "%s" is already running', job.name),
             DETAIL = (SELECT format('Process %s runs it since %s.', r.pid, r.started) FROM predict.job_run r WHERE r.job = job.id AND r.status = 'running' ORDER BY r.id DESC LIMIT 1);
     END IF;
 END $$;
-CREATE FUNCTION predict.unlock_job(job predict.job) RETURNS boolean LANGUAGE sql AS $$
-    SELECT pg_advisory_unlock('predict.job'::regclass::oid::bigint::bit(32)::integer, job.id)
-$$;
 
-CREATE FUNCTION predict.alter_job(name text, options jsonb DEFAULT NULL, model text DEFAULT NULL, source text DEFAULT NULL, key text DEFAULT NULL, target text DEFAULT NULL)
-    RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION predict.alter_job_under(path text, name text, options jsonb, model text, source text, key text, target text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     before predict.job := predict.own_job(name);
     j predict.job := before;
 BEGIN
-    PERFORM predict.lock_job(before);
+    PERFORM predict.must_lock(before);
     BEGIN
         j.options := jsonb_strip_nulls(j.options || coalesce(options, '{}'));
         j.model := coalesce(model, j.model);
         j.source := coalesce(source, j.source);
         j.target := coalesce(target, j.target);
-        j.key := coalesce(ARRAY(SELECT (parse_ident(trim(k)))[1] FROM string_to_table(key, ',') k WHERE key IS NOT NULL), '{}');
-        IF j.key = '{}' THEN
-            j.key := before.key;
-        END IF;
+        j.key := coalesce(predict.names_of(key), j.key);
+        j.search_path := path;
         j := predict.check_job(j);
-        UPDATE predict.job x SET (model, source, key, target, options, columns, search_path) = (j.model, j.source, j.key, j.target, j.options, j.columns, j.search_path)
-         WHERE x.id = j.id;
-        -- What was scored so far is of another job.
-        IF (j.model, j.source, j.key, j.target, j.options->'columns') IS DISTINCT FROM (before.model, before.source, before.key, before.target, before.options->'columns') THEN
-            UPDATE predict.job x SET (reached, reached_version) = (NULL, NULL) WHERE x.id = j.id;
-        END IF;
+        PERFORM predict.put_job(j);
     EXCEPTION WHEN OTHERS THEN
-        PERFORM predict.unlock_job(before);
+        PERFORM predict.unlock_job(before.id);
         RAISE;
     END;
-    PERFORM predict.unlock_job(before);
+    PERFORM predict.unlock_job(before.id);
+END $$;
+
+CREATE FUNCTION predict.alter_job(name text, options jsonb DEFAULT NULL, model text DEFAULT NULL, source text DEFAULT NULL, key text DEFAULT NULL, target text DEFAULT NULL)
+    RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM predict.alter_job_under(pg_catalog.current_setting('search_path'), name, options, model, source, key, target);
 END $$;
 COMMENT ON FUNCTION predict.alter_job(text, jsonb, text, text, text, text) IS 'change a job that does not run; options are added to those it has, and null takes one away';
 
-CREATE FUNCTION predict.drop_job(name text) RETURNS void LANGUAGE plpgsql AS $$
-#variable_conflict use_variable
+CREATE FUNCTION predict.drop_job(name text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     j predict.job := predict.own_job(name);
 BEGIN
-    PERFORM predict.lock_job(j);
-    DELETE FROM predict.job_error e USING predict.job_run r WHERE r.id = e.run AND r.job = j.id;
-    DELETE FROM predict.job_run r WHERE r.job = j.id;
-    DELETE FROM predict.job x WHERE x.id = j.id;
-    PERFORM predict.unlock_job(j);
+    PERFORM predict.must_lock(j);
+    PERFORM predict.forget_job(j.id);
+    PERFORM predict.unlock_job(j.id);
 END $$;
 COMMENT ON FUNCTION predict.drop_job(text) IS 'forget a job, its runs and its errors; its target stays';
 
 -- Scores the rows of a range of keys; where they fail, halves of them, until the rows that fail are alone.
 CREATE FUNCTION predict.score_range(job predict.job, statements jsonb, run bigint, beyond jsonb, up_to jsonb, rows bigint, errors_left bigint, OUT scored bigint, OUT failed bigint)
-    LANGUAGE plpgsql AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     condition text := predict.key_condition(job, 's', '>', beyond) || ' AND ' || predict.key_condition(job, 's', '<=', up_to);
@@ -417,8 +579,7 @@ DECLARE
 BEGIN
     failed := 0;
     BEGIN
-        EXECUTE predict.chunk_statement(job, statements, beyond, up_to);
-        GET DIAGNOSTICS scored = ROW_COUNT;
+        scored := predict.execute_under(job.search_path, predict.chunk_statement(job, statements, beyond, up_to));
         RETURN;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
@@ -437,11 +598,11 @@ BEGIN
             RAISE configuration_limit_exceeded USING MESSAGE = format('job "%s" stops: more rows fail than its option "max_errors" allows', job.name),
                 DETAIL = format('The last is %s: %s', up_to, message), HINT = 'The view predict.job_errors shows those before.';
         END IF;
-        INSERT INTO predict.job_error (run, key, sqlstate, message, detail) VALUES (run, up_to, state, message, nullif(detail, ''));
+        PERFORM predict.put_error(run, up_to, state, message, nullif(detail, ''), 0);
         failed := 1;
         RETURN;
     END IF;
-    EXECUTE (statements->'middle'->>0) || condition || (statements->'middle'->>1) INTO middle USING rows / 2 - 1;
+    middle := predict.answer_under(job.search_path, (statements->'middle'->>0) || condition || (statements->'middle'->>1) || (rows / 2 - 1) || (statements->'middle'->>2));
     IF middle IS NULL OR middle = up_to THEN
         -- Rows have gone meanwhile, or the rest has one key.
         SELECT * INTO part FROM predict.score_range(job, statements, run, beyond, up_to, 1, errors_left);
@@ -460,42 +621,43 @@ END $$;
 CREATE PROCEDURE predict.run_job(name text) LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
-    j predict.job := predict.own_job(name);
+    j predict.job;
     version integer;
     statements jsonb;
     run bigint;
-    beyond jsonb; up_to jsonb;
+    beyond jsonb; up_to jsonb; answer jsonb;
     rows bigint; scored bigint; failed bigint; deleted bigint;
     failed_before bigint := 0;
     condition text;
     ended boolean := false;
-    all_failed boolean;
+    all_failed bigint;
     checks text;
     state text; message text; detail text; hint text;
 BEGIN
-    PERFORM predict.lock_job(j);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    j := predict.own_job(name);
+    PERFORM predict.must_lock(j);
     BEGIN
         -- Again, now that nobody else changes it.
         j := predict.own_job(name);
-        PERFORM set_config('search_path', j.search_path, true);
-        -- The lock is ours: who else was running it has ended without a word.
-        UPDATE predict.job_run r SET (status, finished) = ('interrupted', clock_timestamp()) WHERE r.job = j.id AND r.status = 'running';
         version := predict.version_of(j.model);
         statements := predict.job_statements(j, version);
         IF j.reached_version IS DISTINCT FROM version THEN
             j.reached := NULL;
         END IF;
         beyond := j.reached;
-        INSERT INTO predict.job_run (job, version, resumed) VALUES (j.id, version, beyond IS NOT NULL) RETURNING id INTO run;
+        -- The lock is ours: who else was running it has ended without a word.
+        run := predict.put_run(j.id, version, beyond IS NOT NULL);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
-        PERFORM predict.unlock_job(j);
+        PERFORM predict.unlock_job(j.id);
         RAISE;
     END;
     COMMIT;
     WHILE NOT ended LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         state := NULL;
         BEGIN
-            PERFORM set_config('search_path', j.search_path, true), set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
+            PERFORM set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
                     set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true);
             -- Golden rows are asked again where another ONNX Runtime answered them last, or this version never did.
             IF checks IS NULL THEN
@@ -509,14 +671,15 @@ BEGIN
                     END IF;
                     checks := '';
                 END IF;
-                EXECUTE statements->>'nulls' INTO rows;
+                rows := predict.answer_under(j.search_path, statements->>'nulls')::bigint;
                 IF rows > 0 THEN
-                    INSERT INTO predict.job_error (run, key, sqlstate, message) VALUES (run, 'null', '22004', format('%s rows of the source have a NULL in their key, and are not scored', rows));
+                    PERFORM predict.put_error(run, 'null', '22004', format('%s rows of the source have a NULL in their key, and are not scored', rows), NULL, rows);
                     RAISE WARNING USING MESSAGE = format('%s rows of the source of job "%s" have a NULL in their key, and are not scored', rows, j.name);
-                    UPDATE predict.job_run r SET failed = r.failed + rows WHERE r.id = run;
                 END IF;
             END IF;
-            EXECUTE (statements->'boundary'->>0) || predict.key_condition(j, 's', '>', beyond) || (statements->'boundary'->>1) INTO up_to, rows;
+            answer := predict.answer_under(j.search_path, (statements->'boundary'->>0) || predict.key_condition(j, 's', '>', beyond) || (statements->'boundary'->>1));
+            up_to := answer->0;
+            rows := coalesce((answer->1)::bigint, 0);
             scored := 0;
             failed := 0;
             deleted := 0;
@@ -526,20 +689,14 @@ BEGIN
                 failed_before := failed_before + failed;
             END IF;
             IF (j.options->>'delete_missing')::boolean THEN
-                EXECUTE (statements->'delete'->>0) || predict.key_condition(j, 's', '>', beyond) || ' AND ' || predict.key_condition(j, 's', '<=', up_to)
-                    || (statements->'delete'->>1) || predict.key_condition(j, 't', '>', beyond) || ' AND ' || predict.key_condition(j, 't', '<=', up_to);
-                GET DIAGNOSTICS deleted = ROW_COUNT;
+                deleted := predict.execute_under(j.search_path, (statements->'delete'->>0) || predict.key_condition(j, 's', '>', beyond) || ' AND ' || predict.key_condition(j, 's', '<=', up_to)
+                    || (statements->'delete'->>1) || predict.key_condition(j, 't', '>', beyond) || ' AND ' || predict.key_condition(j, 't', '<=', up_to));
             END IF;
-            UPDATE predict.job x SET (reached, reached_version) = (up_to, CASE WHEN up_to IS NOT NULL THEN version END) WHERE x.id = j.id;
-            IF NOT FOUND THEN
+            all_failed := predict.put_chunk(run, up_to, rows, scored, failed, deleted);
+            IF all_failed IS NULL THEN
                 RAISE undefined_object USING MESSAGE = format('job "%s" was dropped while it ran', j.name);
             END IF;
-            UPDATE predict.job_run r
-               SET chunks = r.chunks + (NOT ended)::integer, rows = r.rows + coalesce(rows, 0), scored = r.scored + scored, failed = r.failed + failed,
-                   skipped = r.skipped + coalesce(rows, 0) - scored - failed, deleted = r.deleted + deleted,
-                   status = CASE WHEN ended THEN 'succeeded' ELSE 'running' END, finished = CASE WHEN ended THEN clock_timestamp() END
-             WHERE r.id = run RETURNING r.scored = 0 AND r.skipped = 0 AND r.failed > 0 INTO all_failed;
-            IF ended AND all_failed THEN
+            IF all_failed = 1 THEN
                 SELECT e.sqlstate, e.message INTO state, message FROM predict.job_error e WHERE e.run = run ORDER BY e.id LIMIT 1;
                 RAISE EXCEPTION USING ERRCODE = state, MESSAGE = format('no row of job "%s" could be scored: %s', j.name, message), HINT = 'The view predict.job_errors shows why, row by row.';
             END IF;
@@ -548,21 +705,20 @@ BEGIN
             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         END;
         IF state IS NOT NULL THEN
-            UPDATE predict.job_run r SET (status, finished, message) = ('failed', clock_timestamp(), concat_ws(': ', message, nullif(detail, ''))) WHERE r.id = run;
+            PERFORM predict.put_failure(run, concat_ws(': ', message, nullif(detail, '')));
             COMMIT;
-            PERFORM predict.unlock_job(j);
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM predict.unlock_job(j.id);
             RAISE EXCEPTION USING ERRCODE = state, MESSAGE = message, DETAIL = coalesce(nullif(detail, ''), format('The run has reached %s.', coalesce(beyond::text, 'nothing yet'))),
                 HINT = coalesce(nullif(hint, ''), 'The chunks before are kept: the next predict.run_job() goes on behind them.');
         END IF;
         COMMIT;
     END LOOP;
-    -- Runs of long ago, and what failed in them.
-    DELETE FROM predict.job_error e USING predict.job_run r WHERE r.id = e.run AND r.job = j.id
-       AND r.id < (SELECT min(k.id) FROM (SELECT id FROM predict.job_run k WHERE k.job = j.id ORDER BY id DESC LIMIT coalesce((j.options->>'keep_runs')::integer, 100)) k);
-    DELETE FROM predict.job_run r WHERE r.job = j.id
-       AND r.id < (SELECT min(k.id) FROM (SELECT id FROM predict.job_run k WHERE k.job = j.id ORDER BY id DESC LIMIT coalesce((j.options->>'keep_runs')::integer, 100)) k);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM predict.forget_runs(j.id, coalesce((j.options->>'keep_runs')::integer, 100));
     COMMIT;
-    PERFORM predict.unlock_job(j);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM predict.unlock_job(j.id);
 END $$;
 COMMENT ON PROCEDURE predict.run_job(text) IS
     'run a job of the caller''s: score its source chunk by chunk, committing each; goes on behind the last chunk of a run that did not end. Not inside a transaction block';

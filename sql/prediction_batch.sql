@@ -78,6 +78,13 @@ CREATE AGGREGATE @extschema@.predict_batch(model text, VARIADIC "rows" "any") (
 );
 COMMENT ON AGGREGATE @extschema@.predict_batch(text, VARIADIC "any") IS
     'score rows with a model, a batch at a time; read the result with predictions() or a cast';
+-- The aggregate @extschema@.predict_batch(), where nobody can put one beside it that fits better.
+CREATE AGGREGATE predict.batch_of(model text, VARIADIC "rows" "any") (
+    SFUNC = predict.batch_transition, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict.batch_final, FINALFUNC_MODIFY = READ_WRITE,
+    COMBINEFUNC = predict.batch_combine, SERIALFUNC = predict.batch_serialize, DESERIALFUNC = predict.batch_deserialize,
+    PARALLEL = SAFE
+);
 CREATE FUNCTION predict.batch_transition_handle(internal, text, text[], VARIADIC "any") RETURNS internal
     LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_handle';
 CREATE AGGREGATE predict.predict_batch_handle(model text, columns text[], VARIADIC "rows" "any") (

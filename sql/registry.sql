@@ -5,6 +5,12 @@
 -- There are no foreign keys: a parallel restore loads the tables in any order, and theirs are there before the rows. The
 -- functions, the only writers, keep the tables in step with row locks.
 -- PUBLIC reads the views and nothing else: the functions read the tables as their owner and check the caller themselves.
+--
+-- Names in the install script are looked for in pg_catalog alone: an object that somebody has put into the schema of the
+-- extension, with types that fit better, is never taken for PostgreSQL's. Nothing is made OR REPLACE or IF NOT EXISTS, so that
+-- whatever exists already stops the script; that holds for the schema predict, too, in which nobody else can make anything.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA predict;
 GRANT USAGE ON SCHEMA predict TO PUBLIC;
@@ -48,7 +54,9 @@ CREATE TABLE predict.alias (
     PRIMARY KEY (model, alias)
 );
 
--- Apart from the models, so that a dump restored where a role is missing loses a privilege and never a model.
+-- Apart from the models, so that a dump restored where a role is missing loses a privilege and never a model. A role that is
+-- gone keeps its row, which is nobody's, until the next grant clears it away. It is not dumped: it would be restored as a
+-- number, which may be somebody else's there.
 CREATE TABLE predict.privilege (
     model      text     COLLATE "C" NOT NULL,
     role       regrole  NOT NULL,
@@ -61,14 +69,14 @@ SELECT pg_catalog.pg_extension_config_dump('predict.chunk', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.model', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.version', '');
 SELECT pg_catalog.pg_extension_config_dump('predict.alias', '');
-SELECT pg_catalog.pg_extension_config_dump('predict.privilege', '');
+SELECT pg_catalog.pg_extension_config_dump('predict.privilege', 'WHERE (role = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role))');
 
 CREATE VIEW predict.models AS
 SELECT v.model AS name,
        v.number AS version,
        ARRAY(SELECT a.alias FROM predict.alias a WHERE (a.model, a.version) = (v.model, v.number) ORDER BY a.alias) AS aliases,
        (SELECT string_agg(p.role::text, ', ' ORDER BY p.role::text)
-          FROM predict.privilege p WHERE p.model = v.model AND p.privilege = 'owner') AS owner,
+          FROM predict.privilege p JOIN pg_roles r ON r.oid = p.role WHERE p.model = v.model AND p.privilege = 'owner') AS owner,
        c.bytes,
        encode(v.hash, 'hex') AS sha256,
        CASE WHEN v.options ? 'batch_size' THEN (v.options->>'batch_size')::integer
@@ -84,9 +92,9 @@ COMMENT ON VIEW predict.models IS 'one row a version: its aliases, owner, size i
 
 CREATE VIEW predict.model_inputs AS
 SELECT v.model, v.number AS version, i.position::integer, i.input->>'name' AS name, i.input->>'element' AS type,
-       ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE d.dim::text::integer END
+       ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE least(d.dim::text::numeric, 2147483647)::integer END
                FROM jsonb_array_elements(i.input->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS row_shape,
-       ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(i.input->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
+       ARRAY(SELECT least(d.dim::numeric, 2147483647)::integer FROM jsonb_array_elements_text(i.input->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
   FROM predict.version v, jsonb_array_elements(v.signature->'inputs') WITH ORDINALITY AS i(input, position);
 COMMENT ON VIEW predict.model_inputs IS 'one row an input of a version: element type, shape of one row (-1: open), shape as the file declares it';
 
@@ -95,9 +103,9 @@ SELECT v.model, v.number AS version, o.position::integer, o.output->>'name' AS n
        CASE o.output->>'kind' WHEN 'map' THEN format('map(%s, float32)', o.output->>'key')
             WHEN 'nested' THEN o.output->>'of' ELSE o.output->>'element' END AS type,
        CASE WHEN o.output->>'kind' IN ('tensor', 'open')
-            THEN ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE d.dim::text::integer END
+            THEN ARRAY(SELECT CASE WHEN d.dim = 'null' THEN -1 ELSE least(d.dim::text::numeric, 2147483647)::integer END
                          FROM jsonb_array_elements(o.output->'shape') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) END AS row_shape,
-       ARRAY(SELECT d.dim::integer FROM jsonb_array_elements_text(o.output->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
+       ARRAY(SELECT least(d.dim::numeric, 2147483647)::integer FROM jsonb_array_elements_text(o.output->'declared') WITH ORDINALITY AS d(dim, n) ORDER BY d.n) AS declared_shape
   FROM predict.version v, jsonb_array_elements(v.signature->'outputs') WITH ORDINALITY AS o(output, position);
 COMMENT ON VIEW predict.model_outputs IS 'one row an output of a version: element type, shape of one row as the probe saw it (-1: differs by row), shape as the file declares it';
 

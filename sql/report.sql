@@ -21,11 +21,18 @@ COMMENT ON VIEW predict.model_speeds IS
     'one row a version: its batch size, and microseconds as measured when it was created: of a run of one row, of a row in a good batch, and of runs of growing batches as [[rows, microseconds], ..]';
 GRANT SELECT ON predict.model_speeds TO PUBLIC;
 
--- Makes HTML of a text: the five characters that mean something become references, control characters a question mark.
+-- Makes HTML of a text, in one line: the five characters that mean something become references, control characters and such as turn
+-- the direction of writing are shown as escapes.
 CREATE FUNCTION predict.html_of(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT replace(replace(replace(replace(replace(regexp_replace(value, '[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]', '?', 'g'),
+    SELECT replace(replace(replace(replace(replace(predict.printable_of(value),
                    '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
+$$;
+
+-- The same of a text whose lines are kept: a statement.
+CREATE FUNCTION predict.html_lines(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(predict.html_of(trim(trailing E'\r' FROM l.line)), E'\n' ORDER BY l.n) FROM string_to_table(value, E'\n') WITH ORDINALITY l(line, n)
 $$;
 
 -- A number to be read: whole from 1,000 on, else with three digits that count.
@@ -111,7 +118,7 @@ $$;
 -- A statement to be copied.
 CREATE FUNCTION predict.html_statement(statement text, id text DEFAULT NULL) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('<pre%s><code>%s</code></pre>', coalesce(' id="' || id || '"', ''), predict.html_of(trim(trailing E'\n' FROM statement))) WHERE statement IS NOT NULL
+    SELECT format('<pre%s><code>%s</code></pre>', coalesce(' id="' || id || '"', ''), predict.html_lines(trim(trailing E'\n' FROM statement))) WHERE statement IS NOT NULL
 $$;
 
 -- A chart 400 wide: drawn as wide as there is room, with a title and a description for those who do not see it. Its id makes those
@@ -421,7 +428,7 @@ END $$;
 CREATE FUNCTION predict.job_of(model text) RETURNS predict.job
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT j FROM predict.job j JOIN predict.job_run r ON r.job = j.id AND r.status = 'succeeded'
-     WHERE j.owner = current_user AND predict.model_of(j.model) = job_of.model ORDER BY r.finished DESC LIMIT 1
+     WHERE j.owner = quote_ident(current_user)::regrole AND predict.model_of(j.model) = job_of.model ORDER BY r.finished DESC LIMIT 1
 $$;
 
 -- What there is to be compared with the baseline without a query, or why there is nothing (`why`, HTML).
@@ -430,14 +437,14 @@ CREATE FUNCTION predict.compare_job(reference text) RETURNS jsonb
 DECLARE
     of_model text := predict.model_of(reference);
     job predict.job := predict.job_of(of_model);
-    call CONSTANT text := format('SELECT predict.report(%L, ''SELECT ..'')', reference);
+    call CONSTANT text := format('SELECT predict.report(%s, ''SELECT ..'')', predict.literal_of(reference));
     message text;
 BEGIN
     IF NOT predict.owns_model(of_model) THEN
         RETURN jsonb_build_object('why', 'The baseline is shown to the owner of the model.');
     ELSIF NOT EXISTS (SELECT FROM predict.baseline b WHERE b.model = of_model) THEN
         RETURN jsonb_build_object('why', 'There is no baseline yet. Keep one, of rows that the model was judged good on:', 'statement',
-                                  format('SELECT predict.set_baseline(%L, %L);', reference, coalesce(job.source, 'SELECT ..')));
+                                  format('SELECT predict.set_baseline(%s, %L);', predict.literal_of(reference), coalesce(job.source, 'SELECT ..')));
     ELSIF job.id IS NULL THEN
         message := format('No job of role %s has succeeded with this model, so there are no rows to set beside the baseline. %s takes those of a query.',
                           predict.code_of(current_user), predict.code_of(call));
@@ -575,16 +582,16 @@ BEGIN
                                         ELSE b.categories[1] END AS value, w.type, b.type AS of
           FROM wanted w LEFT JOIN predict.baseline b ON (b.model, b.kind, b.name) = (of_model, 'feature', w.name) AND w.single
     )
-    SELECT string_agg(quote_ident(name), ', ' ORDER BY n),
+    SELECT string_agg(predict.name_of(name), ', ' ORDER BY n),
            CASE WHEN bool_and(value IS NOT NULL AND type IS NOT NULL AND (of = 'number' AND value ~ '^-?[0-9.]+$' AND type <> 'text' OR type IN ('text', 'boolean')))
-                THEN string_agg(CASE WHEN of = 'number' AND type <> 'text' THEN CASE WHEN value LIKE '-%' THEN quote_literal(value) ELSE value END ELSE quote_literal(value) END
+                THEN string_agg(CASE WHEN of = 'number' AND type <> 'text' THEN CASE WHEN value LIKE '-%' THEN predict.literal_of(value) ELSE value END ELSE predict.literal_of(value) END
                                  || CASE type WHEN 'text' THEN '' ELSE '::' || type END, ', ' ORDER BY n) END
       INTO columns, literals FROM literal;
     IF literals IS NULL THEN
         RETURN statement;
     END IF;
-    RETURN format(E'SELECT p.*\n  FROM predictions((\n         SELECT predict_batch(%L, r)\n           FROM (VALUES (%s))\n                AS r(%s)\n       )) AS p(%s);', reference, literals, columns,
-                  (SELECT string_agg(format('%I %s', o.name, predict.sql_type_of(o.type, o.row_shape)), ', ' ORDER BY o.position) FROM predict.model_outputs o
+    RETURN format(E'SELECT p.*\n  FROM predictions((\n         SELECT predict_batch(%s, r)\n           FROM (VALUES (%s))\n                AS r(%s)\n       )) AS p(%s);', predict.literal_of(reference), literals, columns,
+                  (SELECT string_agg(format('%s %s', predict.name_of(o.name), predict.sql_type_of(o.type, o.row_shape)), ', ' ORDER BY o.position) FROM predict.model_outputs o
                     WHERE (o.model, o.version) = (of_model, of_version)));
 END $$;
 
@@ -606,7 +613,7 @@ BEGIN
     SELECT * INTO m FROM predict.models x WHERE (x.name, x.version) = (of_model, of_version);
     SELECT * INTO speed FROM predict.model_speeds x WHERE (x.model, x.version) = (of_model, of_version);
     SELECT sum(r.scored) INTO scored FROM predict.job j JOIN predict.job_run r ON r.job = j.id WHERE predict.model_of(j.model) = of_model;
-    SELECT r.* INTO last_run FROM predict.job j JOIN predict.job_runs r ON (r.job, r.owner) = (j.name, j.owner) WHERE predict.model_of(j.model) = of_model ORDER BY r.run DESC LIMIT 1;
+    SELECT r.* INTO last_run FROM predict.job j JOIN predict.job_runs r ON (r.job, r.owner) = (j.name, pg_get_userbyid(j.owner)) WHERE predict.model_of(j.model) = of_model ORDER BY r.run DESC LIMIT 1;
     SELECT format('%s of %s', count(*) FILTER (WHERE r.passed), count(*)) INTO checks
       FROM predict.check_set c LEFT JOIN predict.check_result r ON (r.model, r.version, r.name) = (c.model, of_version, c.name) WHERE c.model = of_model HAVING count(*) > 0;
     SELECT count(*) FILTER (WHERE d->>'verdict' = 'drift'), count(*) FILTER (WHERE d->>'verdict' = 'moderate'), count(*) INTO drifted, moderate, lines FROM jsonb_array_elements(facts->'drift') d;
@@ -674,10 +681,10 @@ BEGIN
                FROM predict.model_outputs o WHERE (o.model, o.version) = (of_model, of_version))), predict.html_note('Nothing.'))
         || E'</div></div>\n<h3>A call that runs as it stands</h3>\n' || call
         || CASE WHEN job.id IS NULL THEN '' ELSE format(E'<h3>Over the rows of job %s</h3>\n', predict.html_of(job.name))
-                    || predict.html_statement(format(E'SELECT p.*\n  FROM predictions((\n         SELECT predict_batch(%L, r)\n           FROM (%s LIMIT 10) AS r\n       )) AS p(%s, %s);', reference,
+                    || predict.html_statement(format(E'SELECT p.*\n  FROM predictions((\n         SELECT predict_batch(%s, r)\n           FROM (%s LIMIT 10) AS r\n       )) AS p(%s, %s);', predict.literal_of(reference),
                                                      CASE WHEN job.source ~ '\n' OR job.source ~* '\mLIMIT\M|--|\mFETCH\M|\mFOR\M' THEN format(E'SELECT * FROM (\n%s\n) AS rows', job.source) ELSE job.source END,
-                                                     (SELECT string_agg(format('%I %s', k.name, c->>'type'), ', ' ORDER BY k.n) FROM unnest(job.key) WITH ORDINALITY k(name, n) JOIN jsonb_array_elements(job.columns) c ON c->>'name' = k.name),
-                                                     (SELECT string_agg(format('%I %s', o.name, predict.sql_type_of(o.type, o.row_shape)), ', ' ORDER BY o.position) FROM predict.model_outputs o
+                                                     (SELECT string_agg(format('%s %s', predict.name_of(k.name), c->>'type'), ', ' ORDER BY k.n) FROM unnest(job.key) WITH ORDINALITY k(name, n) JOIN jsonb_array_elements(job.columns) c ON c->>'name' = k.name),
+                                                     (SELECT string_agg(format('%s %s', predict.name_of(o.name), predict.sql_type_of(o.type, o.row_shape)), ', ' ORDER BY o.position) FROM predict.model_outputs o
                                                        WHERE (o.model, o.version) = (of_model, of_version))), 'job-call') END);
 END $$;
 
@@ -735,9 +742,9 @@ BEGIN
                    FROM (SELECT * FROM predict.job_run x WHERE x.job = j.id ORDER BY x.id DESC LIMIT most_runs) r);
         errors := (SELECT jsonb_agg(jsonb_build_array(e.run, predict.code_of(e.key::text), predict.code_of(e.sqlstate), predict.html_of(e.message)) ORDER BY e.id DESC)
                      FROM (SELECT x.* FROM predict.job_error x WHERE x.run IN (SELECT r.id FROM predict.job_run r WHERE r.job = j.id) ORDER BY x.id DESC LIMIT errors_shown) e);
-        body := body || format(E'<h3>Job %s</h3>\n<p>Reads %s and writes %s, as role %s.</p>\n', predict.html_of(j.name), predict.code_of(j.source), predict.code_of(j.target), predict.html_of(j.owner));
+        body := body || format(E'<h3>Job %s</h3>\n<p>Reads %s and writes %s, as role %s.</p>\n', predict.html_of(j.name), '<code>' || predict.html_lines(j.source) || '</code>', predict.code_of(j.target), predict.html_of(pg_get_userbyid(j.owner)));
         IF runs IS NULL THEN
-            body := body || predict.html_note(format('It has not run yet: %s.', predict.code_of(format('CALL predict.run_job(%L)', j.name))));
+            body := body || predict.html_note(format('It has not run yet: %s.', predict.code_of(format('CALL predict.run_job(%s)', predict.literal_of(j.name)))));
             CONTINUE;
         END IF;
         body := body || '<div class="pair">' || predict.chart_rows('job-' || n || '-rows', runs) || predict.chart_latency('job-' || n || '-latency', runs) || '</div>'
@@ -751,8 +758,8 @@ BEGIN
     END LOOP;
     IF n = 0 THEN
         body := predict.html_note('No job that you may see scores with this model. One that does:')
-            || predict.html_statement(format(E'SELECT predict.create_job(%L, %L, ''SELECT * FROM source'', ''id'', ''target'');\nCALL predict.run_job(%L);',
-                                              of_model || ' nightly', reference, of_model || ' nightly'));
+            || predict.html_statement(format(E'SELECT predict.create_job(%s, %s, ''SELECT * FROM source'', ''id'', ''target'');\nCALL predict.run_job(%s);',
+                                              predict.literal_of(of_model || ' nightly'), predict.literal_of(reference), predict.literal_of(of_model || ' nightly')));
     ELSIF jobs > most_jobs THEN
         body := body || predict.html_note(format('%s more jobs are in the view <code>predict.jobs</code>.', jobs - most_jobs));
     END IF;
@@ -868,7 +875,7 @@ BEGIN
     END LOOP;
     RETURN page || format(E'</main>\n<footer><p>Made %s (%s) in database %s by %s%s, for %s. Hold the pointer over a mark to see its figure.</p></footer>\n</body>\n</html>\n',
                           predict.moment_of(now()), predict.html_of(current_setting('TimeZone')), predict.code_of(current_database()),
-                          predict.code_of(format('SELECT predict.report(%L)', reference)),
+                          predict.code_of(format('SELECT predict.report(%s)', predict.literal_of(reference))),
                           coalesce(' of pg_predict ' || (SELECT predict.html_of(e.extversion) FROM pg_extension e WHERE e.extname = 'pg_predict'), ''), predict.html_of(current_user));
 END $$;
 

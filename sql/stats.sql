@@ -21,7 +21,7 @@ COMMENT ON FUNCTION predict.may_use_model(text) IS 'whether the caller may predi
 
 -- Microseconds from 1970 as a time.
 CREATE FUNCTION predict.moment(microseconds bigint) RETURNS timestamptz IMMUTABLE STRICT PARALLEL SAFE
-    RETURN timestamptz 'epoch' + make_interval(secs => microseconds / 1000000) + (microseconds % 1000000) * interval '1 microsecond';
+    RETURN timestamptz 'epoch' + make_interval(secs => (microseconds / 1000000)::float8) + (microseconds % 1000000)::float8 * interval '1 microsecond';
 
 CREATE VIEW predict.stat_models AS
 SELECT v.model, v.number AS version,

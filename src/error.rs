@@ -7,10 +7,16 @@ use pg_predict_engine::options::Options;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::pg::text::sendable;
+use crate::pg::printed::printable;
+use crate::pg::text;
 
 /// The extension's result.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// A text as the client can get it, in one line whatever the names in it contain.
+fn sendable(text: String) -> String {
+    text::sendable(printable(&text).into_owned())
+}
 
 /// What went wrong, as facts.
 #[derive(Debug, Clone)]

@@ -24,8 +24,9 @@ use pgrx::pg_sys::Oid;
 
 use crate::error::{self, Error, Result, of_model};
 use crate::guc;
-use crate::pg::lookup::{self, Identity, Key, Place};
+use crate::pg::lookup::{self, Key, Place};
 use crate::pg::owner;
+use crate::pg::printed;
 use crate::pg::probe::{Parts, Verdict};
 use crate::pg::sessions;
 use crate::pg::snapshot::{self, Seen};
@@ -45,7 +46,7 @@ pub(crate) struct Resolved {
 
 thread_local! {
     /// Versions already parsed, with the rows that they were parsed from.
-    static PARSED: RefCell<Vec<(Identity, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
+    static PARSED: RefCell<Vec<(Place, Arc<Version>)>> = const { RefCell::new(Vec::new()) };
     /// What references meant, with the rows that said so: it holds for a query that sees the same rows.
     static RESOLVED: RefCell<LruCache<String, Known>> = RefCell::new(LruCache::new(RESOLVED_KEPT));
 }
@@ -159,8 +160,7 @@ pub(crate) fn look_up(text: &str) -> Option<Arc<Version>> {
 
 /// The version of a row, parsed once.
 fn version(model: &str, number: i32, row: &lookup::Row<'_>) -> Result<Arc<Version>> {
-    let same =
-        |(identity, v): &&(Identity, Arc<Version>)| *identity == row.identity && v.number == number && v.model == model;
+    let same = |(place, v): &&(Place, Arc<Version>)| *place == row.place && v.number == number && v.model == model;
     if let Some(version) = PARSED.with_borrow(|all| all.iter().find(same).map(|(_, v)| Arc::clone(v))) {
         return Ok(version);
     }
@@ -178,7 +178,7 @@ fn version(model: &str, number: i32, row: &lookup::Row<'_>) -> Result<Arc<Versio
         if all.len() >= PARSED_KEPT {
             all.remove(0);
         }
-        all.push((row.identity, Arc::clone(&version)));
+        all.push((row.place, Arc::clone(&version)));
     });
     Ok(version)
 }
@@ -229,7 +229,7 @@ pub(crate) fn session(version: &Arc<Version>) -> Result<Arc<Session>> {
             error::warn(
                 &format!("the checks of model \"{label}\" were last run with another ONNX Runtime"),
                 &format!("Now it is {runtime}."),
-                &format!("Run them: SELECT * FROM predict.check('{label}')."),
+                &format!("Run them: SELECT * FROM predict.check({}).", printed::literal(&label)),
             );
         }
     }
@@ -248,11 +248,12 @@ pub(crate) fn warm(version: &Arc<Version>) -> Result<Duration> {
 
 /// Notes what was done to a model, for predict.history.
 fn note(model: &str, action: &str, version: Option<i32>, alias: Option<&str>, detail: Option<&str>) {
-    let role = owner::role_name(owner::caller());
+    let caller = owner::caller();
+    let role = owner::role_name(caller);
     owner::as_registry_owner(|| {
         sql::run(
             Mode::Write,
-            c"INSERT INTO predict.event (role, model, action, version, alias, detail) VALUES ($1::name, $2, $3, $4, $5, $6)",
+            c"INSERT INTO predict.event (role, model, action, version, alias, detail, actor, gone) VALUES ($1::name, $2, $3, $4, $5, $6, $7, $3 = 'drop model')",
             &[
                 Value::Text(&role),
                 Value::Text(model),
@@ -260,6 +261,7 @@ fn note(model: &str, action: &str, version: Option<i32>, alias: Option<&str>, de
                 Value::OptionalInt(version),
                 Value::OptionalText(alias),
                 Value::OptionalText(detail),
+                Value::Oid(caller),
             ],
             |_| {},
         );
@@ -507,7 +509,7 @@ fn store_content(hash: &[u8; 32], model: &[u8]) {
         let new = sql::run(
             Mode::Write,
             c"INSERT INTO predict.content (hash, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[Value::Bytes(hash), Value::Big(model.len() as i64)],
+            &[Value::Bytes(hash), Value::Big(i64::try_from(model.len()).unwrap_or(i64::MAX))],
             |_| {},
         );
         if new > 0 {
@@ -531,7 +533,7 @@ fn store_content(hash: &[u8; 32], model: &[u8]) {
         sql::run(
             Mode::Write,
             c"INSERT INTO predict.chunk VALUES ($1, $2, $3)",
-            &[Value::Bytes(hash), Value::Int(position as i32), Value::Bytes(data)],
+            &[Value::Bytes(hash), Value::Int(i32::try_from(position).unwrap_or(i32::MAX)), Value::Bytes(data)],
             |_| {},
         );
     }
@@ -692,12 +694,14 @@ pub(crate) fn drop_model(name: &str, version: Option<i32>) -> Result<()> {
     Ok(())
 }
 
-/// Drops what is kept of a model beside its versions: its checks and its baseline.
+/// Drops what is kept of a model beside its versions: its checks and its baseline. Its history stays, and is not that of a later
+/// model of the name.
 fn drop_trust(name: &[Value<'_>]) {
     sql::run(Mode::Write, c"DELETE FROM predict.check_row WHERE model = $1", name, |_| {});
     sql::run(Mode::Write, c"DELETE FROM predict.check_result WHERE model = $1", name, |_| {});
     sql::run(Mode::Write, c"DELETE FROM predict.check_set WHERE model = $1", name, |_| {});
     sql::run(Mode::Write, c"DELETE FROM predict.baseline WHERE model = $1", name, |_| {});
+    sql::run(Mode::Write, c"UPDATE predict.event SET gone = true WHERE model = $1 AND NOT gone", name, |_| {});
 }
 
 /// The checks of a model that a version fails, each as a sentence. They are run as the caller, who owns the model.
@@ -796,6 +800,13 @@ pub(crate) fn drop_alias(name: &str, alias: &str) -> Result<()> {
     Ok(())
 }
 
+/// Drops privileges of roles that are gone: a later role must not come to them with the number.
+fn drop_strays(name: &str) {
+    let statement = c"DELETE FROM predict.privilege p
+                       WHERE p.model = $1 AND p.role <> 0 AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.role)";
+    sql::run(Mode::Write, statement, &[Value::Text(name)], |_| {});
+}
+
 /// Lets a role use a model, or takes that away.
 pub(crate) fn set_usage(name: &str, role: &str, grant: bool) -> Result<()> {
     own_model(name, "grant the use of")?;
@@ -807,9 +818,10 @@ pub(crate) fn set_usage(name: &str, role: &str, grant: bool) -> Result<()> {
         c"DELETE FROM predict.privilege WHERE model = $1 AND role = $2::oid::regrole AND privilege = 'usage'"
     };
     owner::as_registry_owner(|| {
+        drop_strays(name);
         sql::run(Mode::Write, statement, &[Value::Text(name), Value::Oid(role)], |_| {});
     });
     let action = if grant { "grant usage" } else { "revoke usage" };
-    note(name, action, None, None, Some(&format!("Role {named}.")));
+    note(name, action, None, None, Some(&format!("Role {}.", printed::identifier(named))));
     Ok(())
 }

@@ -8,10 +8,25 @@ use pgrx::pg_sys::Datum;
 
 use crate::error::Result;
 use crate::pg::call::{Call, pg_function};
-use crate::pg::{emit, text};
+use crate::pg::{emit, printed, text};
 use crate::registry;
 
 pg_function!(pg_predict_describe, pg_finfo_pg_predict_describe, describe);
+pg_function!(pg_predict_literal_of, pg_finfo_pg_predict_literal_of, literal_of);
+pg_function!(pg_predict_name_of, pg_finfo_pg_predict_name_of, name_of);
+pg_function!(pg_predict_printable_of, pg_finfo_pg_predict_printable_of, printable_of);
+
+fn literal_of(call: &Call) -> Result<Option<Datum>> {
+    Ok(Some(text::datum(&printed::literal(&call.text(0, "the text")?))))
+}
+
+fn name_of(call: &Call) -> Result<Option<Datum>> {
+    Ok(Some(text::datum(&printed::identifier(&call.text(0, "the name")?))))
+}
+
+fn printable_of(call: &Call) -> Result<Option<Datum>> {
+    Ok(Some(text::datum(&printed::printable(&call.text(0, "the text")?))))
+}
 
 /// A value of an element type, as SQL writes it.
 fn value(element: ElementType, fill: u8) -> String {
@@ -57,6 +72,8 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
     let mut line = |text: std::fmt::Arguments<'_>| {
         let _ = writeln!(out, "{text}");
     };
+    // What a comment names stays in its line.
+    let printable = |names: &[String]| printed::printable(&names.join(", ")).into_owned();
     let batch = if signature.whole {
         "a row is one whole run".to_owned()
     } else if version.runs_alone() {
@@ -66,22 +83,22 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
     } else {
         format!("{} rows are run together", version.batch_size())
     };
-    line(format_args!("-- Model {}: {batch}.", version.label()));
+    line(format_args!("-- Model {}: {batch}.", printed::printable(&version.label())));
     let takes: Vec<String> = slots.iter().map(|i| format!("{} {}{}", i.name, i.element, shape(i))).collect();
     line(format_args!(
         "-- Takes of a row: {}.",
-        if takes.is_empty() { "nothing".to_owned() } else { takes.join(", ") }
+        if takes.is_empty() { "nothing".to_owned() } else { printable(&takes) }
     ));
     if let Some(features) = features.filter(|_| !signature.takes_text()) {
-        line(format_args!("-- Its features, in order: {}.", features.join(", ")));
+        line(format_args!("-- Its features, in order: {}.", printable(features)));
     }
     let gives: Vec<String> = signature.outputs.iter().map(|o| format!("{} {}", o.name, o.describe())).collect();
-    line(format_args!("-- Gives: {}.", gives.join(", ")));
+    line(format_args!("-- Gives: {}.", printable(&gives)));
     if signature.sample.is_none() {
         line(format_args!("-- The values below are made up, and this model takes others: put your own."));
     }
     // The version as it was named, without an output.
-    let name = text::quote_literal(reference.split('/').next().unwrap_or(&reference));
+    let name = printed::literal(reference.split('/').next().unwrap_or(&reference));
     if slots.is_empty() {
         line(format_args!("SELECT predict_json({name}, ROW());"));
         return Ok(Some(text::datum(&out)));
@@ -96,11 +113,11 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
         }
         None => slots.iter().map(|i| (i.name.clone(), content(i, sample))).unzip(),
     };
-    let quoted = |names: &[String]| names.iter().map(|n| text::quote_identifier(n)).collect::<Vec<_>>().join(", ");
+    let quoted = |names: &[String]| names.iter().map(|n| printed::identifier(n)).collect::<Vec<_>>().join(", ");
     let outputs: Vec<String> = signature
         .outputs
         .iter()
-        .map(|o| format!("{} {}", text::quote_identifier(&o.name), text::type_name(emit::natural_type(o))))
+        .map(|o| format!("{} {}", printed::identifier(&o.name), text::type_name(emit::natural_type(o))))
         .collect();
     line(format_args!("SELECT p.*"));
     line(format_args!("  FROM predictions(("));

@@ -82,6 +82,19 @@ impl Call {
         self.argument(i).map(|d| d.value() as i32)
     }
 
+    /// The SQL function that is called: its name and the types of its arguments.
+    pub(crate) fn function(&self) -> (String, Vec<Oid>) {
+        let (mut types, mut count) = (std::ptr::null_mut(), 0);
+        // SAFETY: the call's function exists; its name and its array of types are palloc'd, and copied.
+        unsafe {
+            let function = (*(*self.fcinfo).flinfo).fn_oid;
+            pg_sys::get_func_signature(function, &raw mut types, &raw mut count);
+            let count = usize::try_from(count).unwrap_or(0);
+            let types = (0..count).map(|i| *types.add(i)).collect();
+            (text::copied(pg_sys::get_func_name(function)), types)
+        }
+    }
+
     /// The type of an argument as the parser resolved it.
     pub(crate) fn argument_type(&self, i: usize) -> Oid {
         // SAFETY: reads the call's expression; 0 where there is none.

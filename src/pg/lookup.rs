@@ -15,16 +15,16 @@ pub(crate) enum Key<'a> {
     Int(i32),
 }
 
-/// Which version of a row a row is: no other has its place and its transaction.
+/// Which version of a row a row is: no other in the file has its place and its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity {
+struct Identity {
     xmin: u32,
     block: (u16, u16),
     offset: u16,
 }
 
-/// Where a row was read: it can be asked whether a query sees it still.
-#[derive(Debug, Clone, Copy)]
+/// Where a row was read: no other is ever there, and it can be asked whether a query sees it still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     table: Oid,
     /// The table's file: another one once it is written anew, and then the same place holds another row.
@@ -36,9 +36,7 @@ pub(crate) struct Place {
 pub(crate) struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
-    /// Which one it is.
-    pub(crate) identity: Identity,
-    /// Where it is.
+    /// Where it is, and so which one.
     pub(crate) place: Place,
 }
 
@@ -49,12 +47,12 @@ impl Row<'_> {
 
     /// An integer column.
     pub(crate) fn int(&self, column: usize) -> Option<i32> {
-        self.datum(column).map(|d| d.value() as i32)
+        self.datum(column).map(text::int)
     }
 
     /// An oid column.
     pub(crate) fn oid(&self, column: usize) -> Option<Oid> {
-        self.datum(column).map(|d| Oid::from(d.value() as u32))
+        self.datum(column).map(text::oid)
     }
 
     /// A text column.
@@ -83,7 +81,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
         let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::table_open(pg_sys::get_relname_relid(table.as_ptr(), schema), lock);
-        for (nth, (scan_key, key)) in scan_keys.iter_mut().zip(keys).enumerate() {
+        for (number, (scan_key, key)) in (1..).zip(scan_keys.iter_mut().zip(keys)) {
             let (procedure, collation, value) = match key {
                 Key::Text(t) => (pg_sys::F_TEXTEQ, pg_sys::C_COLLATION_OID, text::datum(t)),
                 Key::Int(n) => (pg_sys::F_INT4EQ, Oid::INVALID, Datum::from(*n)),
@@ -91,15 +89,15 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
             pg_sys::ScanKeyEntryInitialize(
                 scan_key,
                 0,
-                nth as i16 + 1,
-                pg_sys::BTEqualStrategyNumber as u16,
+                number,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
                 Oid::INVALID,
                 collation,
                 Oid::from(procedure),
                 value,
             );
         }
-        let count = keys.len().min(scan_keys.len()) as i32;
+        let count = if keys.len() < scan_keys.len() { 1 } else { 2 };
         let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
         let scan = pg_sys::systable_beginscan(
             relation,
@@ -111,7 +109,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
         );
         let desc = (*relation).rd_att;
         let (mut values, mut nulls) = ([Datum::from(0); 16], [true; 16]);
-        if (*desc).natts as usize <= values.len() {
+        if usize::try_from((*desc).natts).is_ok_and(|columns| columns <= values.len()) {
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
@@ -125,7 +123,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
                     offset: place.ip_posid,
                 };
                 let place = Place { table: (*relation).rd_id, file: (*(*relation).rd_rel).relfilenode, identity };
-                each(&Row { values: &values, nulls: &nulls, identity, place });
+                each(&Row { values: &values, nulls: &nulls, place });
             }
         }
         pg_sys::systable_endscan(scan);

@@ -17,6 +17,8 @@ pub(crate) enum Value<'a> {
     Big(i64),
     Bytes(&'a [u8]),
     Oid(Oid),
+    /// An argument of the caller's, of that type.
+    Given(Oid, Option<Datum>),
 }
 
 impl Value<'_> {
@@ -29,6 +31,7 @@ impl Value<'_> {
             Value::Big(n) => (pg_sys::INT8OID, Some(n.into())),
             Value::Bytes(b) => (pg_sys::BYTEAOID, Some(text::bytes(b))),
             Value::Oid(o) => (pg_sys::OIDOID, Some(o.into())),
+            Value::Given(oid, datum) => (oid, datum),
         }
     }
 }
@@ -81,12 +84,12 @@ impl Row {
 
     /// An integer column.
     pub(crate) fn int(&self, column: usize) -> Option<i32> {
-        self.datum(column).map(|d| d.value() as i32)
+        self.datum(column).map(text::int)
     }
 
     /// A bigint column.
     pub(crate) fn big(&self, column: usize) -> Option<i64> {
-        self.datum(column).map(|d| d.value() as i64)
+        self.datum(column).map(text::big)
     }
 
     /// A bytea column.
@@ -96,7 +99,7 @@ impl Row {
 
     /// An oid column.
     pub(crate) fn oid(&self, column: usize) -> Option<Oid> {
-        self.datum(column).map(|d| Oid::from(d.value() as u32))
+        self.datum(column).map(text::oid)
     }
 }
 

@@ -132,6 +132,28 @@ pub(crate) fn c(text: &str) -> CString {
     }
 }
 
+/// An integer datum: its low bits.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a datum holds an integer in its low bits"
+)]
+pub(crate) fn int(datum: Datum) -> i32 {
+    datum.value() as i32
+}
+
+/// A bigint datum.
+#[allow(clippy::cast_possible_wrap, reason = "a datum holds a bigint as it is")]
+pub(crate) fn big(datum: Datum) -> i64 {
+    datum.value() as i64
+}
+
+/// An oid datum: its low bits.
+#[allow(clippy::cast_possible_truncation, reason = "a datum holds an oid in its low bits")]
+pub(crate) fn oid(datum: Datum) -> pg_sys::Oid {
+    pg_sys::Oid::from(datum.value() as u32)
+}
+
 /// A text datum in the current memory context.
 pub(crate) fn datum(text: &str) -> Datum {
     if is_utf8() || text.is_ascii() {

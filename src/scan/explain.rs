@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use crate::guc;
 use crate::pg::node::{is, members};
-use crate::pg::{snapshot, text};
+use crate::pg::{printed, snapshot, text};
 use crate::registry;
 use crate::scan::exec::{Scan, scan_of};
 use crate::scan::plan::constant_text;
@@ -138,7 +138,7 @@ pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanStat
 }
 
 fn put_text(name: &CStr, value: &str, state: *mut pg_sys::ExplainState) {
-    let value = text::c(value);
+    let value = text::c(&printed::printable(value));
     // SAFETY: writes a property into the explanation.
     unsafe { pg_sys::ExplainPropertyText(name.as_ptr(), value.as_ptr(), state) };
 }

@@ -99,6 +99,37 @@ breaks rooms-look-down src/error.rs 'use crate::registry::Model;'
 breaks rooms-look-down src/guc.rs 'use crate::{pg, stats};'
 breaks rooms-look-down src/engine/broken.rs 'use pg_predict::registry;'
 
+breaks install-looks-in-pg-catalog sql/trust.sql 'SET search_path = public;'
+breaks install-makes-anew sql/stats.sql 'CREATE OR REPLACE VIEW predict.broken AS SELECT 1 AS a;'
+breaks install-makes-anew sql/jobs.sql 'CREATE TABLE IF NOT EXISTS predict.broken (a integer PRIMARY KEY);'
+breaks install-makes-anew sql/jobs.sql 'CREATE SCHEMA IF NOT EXISTS predict;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.is_member_of(role name) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.lent() RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.lent() RETURNS boolean LANGUAGE sql SET search_path = pg_catalog AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.drift(a text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM lower(a); END $$;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.drift(a integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN a = 1; END $$;'
+breaks function-fixes-its-path sql/jobs.sql 'CREATE PROCEDURE predict.run_job(a integer) LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;'
+breaks no-door-in-a-view sql/jobs.sql "CREATE VIEW predict.broken AS SELECT d.name FROM predict.drift('m', 'SELECT 1') d;"
+breaks public-changes-no-table sql/jobs.sql 'GRANT INSERT ON predict.job_run TO PUBLIC;'
+breaks public-changes-no-table sql/jobs.sql 'GRANT ALL ON predict.job TO PUBLIC;'
+breaks behalf-is-closed sql/jobs.sql 'CREATE FUNCTION predict.put_it(caller oid, a integer) RETURNS bigint LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT 1::bigint $$;'
+
+# pgspot names places of its own.
+copy
+echo 'CREATE FUNCTION broken.lent(a bigint) RETURNS interval LANGUAGE sql SECURITY DEFINER AS $$ SELECT make_interval(secs => a) $$;' >>"$WORK/tree/sql/stats.sql"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^sql: pgspot: PS' "$WORK/output"; then
+    verdict ok "pgspot: a call that another role's function fits better"
+else
+    verdict failed "pgspot: a call that another role's function fits better"
+fi
+copy
+sed -i '/^SET LOCAL search_path/d' "$WORK/tree/sql/registry.sql"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q ': install-looks-in-pg-catalog: ' "$WORK/output" && grep -q '^sql: pgspot: PS' "$WORK/output"; then
+    verdict ok "install-looks-in-pg-catalog: a script without a search_path"
+else
+    verdict failed "install-looks-in-pg-catalog: a script without a search_path"
+fi
+
 # These break a rule in the first line, by their name or by what is missing there.
 for name in src/utils.rs src/pg/common.rs src/engine/helpers.rs src/api/types/batch.rs; do
     copy
@@ -143,6 +174,9 @@ passes src/registry.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap_or(1) }'
 passes src/registry.rs '#[expect(dead_code)] fn f(effort: u8) { let ort = effort; let _ = report::of(ort); }'
 passes src/pg/broken.rs 'fn f(p: *const u8) -> u8 { unsafe { *p } }'
 passes src/api/broken.rs 'use crate::{error::Error, guc, pg::{convert, text}, registry::Model};'
+passes sql/jobs.sql 'CREATE FUNCTION predict.fine(a integer) RETURNS integer LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT a + 1 $$;'
+passes sql/jobs.sql 'CREATE FUNCTION predict.fine(a integer) RETURNS integer IMMUTABLE RETURN a + 1;'
+passes sql/jobs.sql 'GRANT SELECT ON predict.job_run TO PUBLIC; -- and not INSERT: OR REPLACE, IF NOT EXISTS'
 passes src/pg/convert/wide.rs 'use super::super::text;'
 
 # The two that are not ours, once each: that lint calls them, with the settings that matter.

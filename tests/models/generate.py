@@ -120,6 +120,14 @@ def main():
     )
     # Names that need care: a slash, a colon and brackets; and inputs as wide as the row says.
     save("odd_names", [helper.make_node("Identity", ["input:0"], ["dense/out:0"])], [tensor("input:0", FLOAT, [N, 1])], [tensor("dense/out:0", FLOAT, [N, 1])])
+    # Names that would be statements, HTML or the end of a comment where they are printed as they are.
+    hostile = ["a\nDROP TABLE victims; --", "b\"'; DROP TABLE victims; \\gexec", "c */ :d %s <b>&", "d\u202eb"]
+    save(
+        "hostile_names",
+        [helper.make_node("Sum", hostile, ["y\n-- \"; DROP TABLE victims; --"])],
+        [tensor(name, FLOAT, [N, 1]) for name in hostile],
+        [tensor("y\n-- \"; DROP TABLE victims; --", FLOAT, [N, 1])],
+    )
     save(
         "open",
         [helper.make_node("ReduceSum", ["x", "axis"], ["total"], keepdims=1)],

@@ -141,7 +141,7 @@ SELECT (SELECT count(*) FROM predict.jobs) + (SELECT count(*) FROM predict.job_r
 CALL predict.run_job('mine');
 SELECT attempt($$SELECT predict.drop_job('mine')$$);
 SELECT attempt($$UPDATE predict.job SET source = 'SELECT 1'$$);
-SELECT attempt($$INSERT INTO predict.job_run (job, owner, version, resumed) VALUES (1, 'job_maker', 1, false)$$);
+SELECT attempt($$INSERT INTO predict.job_run (job, version, resumed) VALUES (1, 1, false)$$);
 RESET ROLE;
 CALL predict.run_job('mine');
 SET ROLE job_maker;
