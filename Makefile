@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-literals test-sqlsmith test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-differential test-literals test-sqlsmith test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -66,6 +66,12 @@ test-drift: install ## drift figures against numpy and scipy, on flights and loa
 
 test-report: install ## the report in a headless browser, against what SQL says; the dashboard's queries
 	@scripts/timed.sh $@ tests/report/run.sh
+
+test-differential: install ## random statements with the batch scan on and off give the same; a short form
+	@tests/differential/run.sh 600 1
+
+differential: install ## the same for STATEMENTS statements of seed SEED
+	@tests/differential/run.sh $(or $(STATEMENTS),20000) $(or $(SEED),1)
 
 test-fuzz: install ## random calls against a server, for a minute
 	@scripts/timed.sh $@ tests/fuzz/run.sh 60 1

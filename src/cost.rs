@@ -23,6 +23,9 @@ const START: f64 = 20_000.0;
 /// How long a load takes besides, in microseconds: for itself, and for a megabyte of the session.
 const LOAD: f64 = 3_000.0;
 const LOAD_A_MEGABYTE: f64 = 2_500.0;
+/// Operators that a call costs at least in a query that may not be read to its end: PostgreSQL evaluates what costs more than 10 of
+/// them after a sort, so only for the rows that are read, however cheap a model is in a batch.
+const POSTPONED: f64 = 11.0;
 /// References whose cost is kept.
 const KEPT: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(255);
 
@@ -117,6 +120,8 @@ pub(crate) fn answer(question: &CostQuestion) -> bool {
         Subject::Unknown => PLANNED.get(),
     };
     let Some(micros) = micros else { return false };
-    question.answer(planner::operator_cost() + operators(micros));
+    let cost = planner::operator_cost() + operators(micros);
+    let least = if question.may_stop() { POSTPONED * planner::operator_cost() } else { 0.0 };
+    question.answer(cost.max(least));
     true
 }

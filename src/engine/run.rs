@@ -25,6 +25,9 @@ const TOKEN_BUDGET: usize = 512;
 /// Elements of a run of rows that are padded alike.
 const PADDED_BUDGET: usize = 1 << 20;
 
+/// Bytes that an output without a batch axis may take when it is repeated for every row of a run.
+const LARGEST_REPEATED: usize = 1 << 30;
+
 /// What every run of a query has in common.
 #[derive(Clone)]
 pub struct Work {
@@ -156,6 +159,20 @@ impl Work {
 
     fn signature(&self) -> &Signature {
         &self.version.signature
+    }
+
+    /// Bytes that a run takes for each of its rows beside what the row brings: its share of the constants, and its outputs as far as
+    /// their size is known. An output without a batch axis is repeated for every row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        let constants = self.constants.iter().flatten().map(|c| c.data.bytes());
+        let outputs = self.signature().outputs.iter().map(|output| match &output.row {
+            OutputRow::Tensor { element, shape } => {
+                shape.iter().fold(element.size(), |bytes, dim| bytes.saturating_mul(*dim))
+            }
+            _ => 0,
+        });
+        constants.chain(outputs).fold(0, usize::saturating_add)
     }
 
     /// The most rows that a run takes, where it takes no number.
@@ -713,6 +730,12 @@ fn whole(
             Ok(Values::Tensor { width, data })
         }
         _ => {
+            // Its size is known only now, so that the number of rows does not take account of it.
+            let bytes = data.bytes().saturating_mul(rows);
+            if rows > 1 && bytes > LARGEST_REPEATED {
+                let what = "an output without a batch axis, repeated for every row".into();
+                return Err(Error::OutOfMemory { what, bytes });
+            }
             let mut open = Open::new(data.element());
             (1..rows).for_each(|_| open.push(dims, data.clone()));
             open.push(dims, data);

@@ -263,6 +263,15 @@ impl CostQuestion {
         }
     }
 
+    /// Whether the query may not be read to its end: it has a LIMIT, or is a cursor's.
+    pub(crate) fn may_stop(&self) -> bool {
+        // SAFETY: as above; the planner's state may be missing.
+        unsafe {
+            let root = (*self.0).root;
+            !root.is_null() && ((*root).tuple_fraction > 0.0 || !(*(*root).parse).limitCount.is_null())
+        }
+    }
+
     /// Answers with the cost of one call.
     pub(crate) fn answer(&self, per_call: f64) {
         // SAFETY: as above.

@@ -96,9 +96,11 @@ impl Runner {
     fn with(terms: Arc<Terms>, session: Arc<Session>, watch: Watch, adapt: impl FnOnce(Work) -> Work) -> Result<Self> {
         let work = Work::new(session, Arc::clone(&terms.version), Arc::clone(&terms.wanted));
         let pipeline = work.and_then(|work| Pipeline::new(adapt(work))).map_err(of_model(&terms.label))?;
+        let max_bytes = guc::max_batch_memory();
+        let fit = max_bytes / pipeline.work().row_bytes().max(1);
         Ok(Self {
-            batch_size: guc::batch_size().unwrap_or_else(|| terms.version.batch_size()).max(1),
-            max_bytes: guc::max_batch_memory(),
+            batch_size: guc::batch_size().unwrap_or_else(|| terms.version.batch_size()).min(fit).max(1),
+            max_bytes,
             pipeline,
             under_way: VecDeque::with_capacity(MOST_UNDER_WAY),
             here: Duration::ZERO,

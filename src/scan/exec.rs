@@ -637,7 +637,12 @@ impl Scan {
     }
 
     /// The rows that PostgreSQL would read at least before it stops, apart from those that wait; none where it reads all.
-    unsafe fn wanted(&mut self, context: *mut pg_sys::ExprContext, waiting: usize) -> Option<usize> {
+    unsafe fn wanted(&mut self, node: *mut pg_sys::CustomScanState, waiting: usize) -> Option<usize> {
+        // SAFETY: the node has begun.
+        let (context, child, sent, filters) = unsafe {
+            let ps = &(*node).ss.ps;
+            (ps.ps_ExprContext, ps.lefttree, (*ps.state).es_processed, !ps.qual.is_null())
+        };
         if let (None, Some((count, offset))) = (self.limit, self.bound) {
             let number = |e: *mut ExprState| {
                 if e.is_null() {
@@ -652,12 +657,18 @@ impl Scan {
                 (Some(count), offset) => count.saturating_add(offset.unwrap_or(0)),
                 (None, _) => u64::MAX,
             });
+            // As a LIMIT tells the node below it: a sort then keeps no more rows. With a filter here more may be needed.
+            if let Some(limit) = self.limit.and_then(|limit| i64::try_from(limit).ok()).filter(|_| !filters) {
+                // SAFETY: the node's own child.
+                unsafe { executor::ExecSetTupleBound(limit, child) };
+            }
         }
         let of_limit = self.limit.map(|limit| limit.saturating_sub(self.given));
         let of_run = match self.recipe.top {
             _ if self.wanted_by_run == 0 => None,
             Top::Below => None,
-            Top::Exact => Some(self.wanted_by_run.saturating_sub(self.given_in_run)),
+            // A node above may have sent rows that it kept from an earlier run.
+            Top::Exact => Some(self.wanted_by_run.saturating_sub(self.given_in_run.max(sent))),
             Top::Loose => Some(1),
         };
         let wanted = of_limit.into_iter().chain(of_run).min()?;
@@ -665,14 +676,15 @@ impl Scan {
     }
 
     /// Rows of the next window, while so many wait; 0 if none may be read before they are given.
-    unsafe fn next_size(&mut self, context: *mut pg_sys::ExprContext, waiting: usize) -> usize {
-        let begins = self.size == 0;
-        self.size = if begins { FIRST_WINDOW } else { self.size.saturating_mul(4) }.clamp(1, self.most.max(1));
-        if self.recipe.one_by_one.is_some() || (begins && self.recipe.first_alone) {
+    unsafe fn next_size(&mut self, node: *mut pg_sys::CustomScanState, waiting: usize) -> usize {
+        let first = if self.size == 0 { FIRST_WINDOW } else { self.size.saturating_mul(4) };
+        self.size = first.clamp(1, self.most.max(1));
+        // SAFETY: as for `wanted`, which tells the node below of a LIMIT too.
+        let wanted = unsafe { self.wanted(node, waiting) };
+        if self.recipe.one_by_one.is_some() || (self.recipe.first_alone && self.given == 0) {
             return usize::from(waiting == 0);
         }
-        // SAFETY: as for `wanted`.
-        match unsafe { self.wanted(context, waiting) } {
+        match wanted {
             None => self.size,
             // All of them are needed, so that there is no reason to begin with few.
             Some(wanted) => {
@@ -806,8 +818,6 @@ impl Scan {
 
     /// Makes the next window the one that is given. False at the end.
     unsafe fn refill(&mut self, node: *mut pg_sys::CustomScanState) -> Result<bool> {
-        // SAFETY: the node has begun.
-        let context = unsafe { (*node).ss.ps.ps_ExprContext };
         if self.ahead {
             self.now = 1 - self.now;
             self.ahead = false;
@@ -817,14 +827,14 @@ impl Scan {
             }
             // SAFETY: as for `fill`.
             unsafe {
-                let most = self.next_size(context, 0);
+                let most = self.next_size(node, 0);
                 self.fill(node, self.now, most)?;
             }
         }
         let waiting = self.windows[self.now].rows;
         let goes_ahead = !self.ended && self.size >= self.most && self.pipelined;
         // SAFETY: as above.
-        let most = if goes_ahead { unsafe { self.next_size(context, waiting) } } else { 0 };
+        let most = if goes_ahead { unsafe { self.next_size(node, waiting) } } else { 0 };
         if most == 0 {
             self.arrive()?;
         } else {

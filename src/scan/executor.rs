@@ -72,6 +72,7 @@ unsafe extern "C-unwind" {
         state: *mut pg_sys::EState,
         flags: c_int,
     ) -> *mut pg_sys::PlanState;
+    pub(super) fn ExecSetTupleBound(rows: i64, node: *mut pg_sys::PlanState);
     pub(super) fn ExecReScan(node: *mut pg_sys::PlanState);
     pub(super) fn ExecEndNode(node: *mut pg_sys::PlanState);
     pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: c_int);

@@ -231,7 +231,7 @@ RESET pg_predict.enable_batch_scan;
 SELECT count(*) FILTER (WHERE cardinality(rows) > 10) AS many, count(*) FILTER (WHERE rows[1] ~ '^[0-9A-Z]{5}: ') AS errors FROM single WHERE form = 'rows';
 
 SELECT check_shapes();
--- Rows are read ahead, so that a filter below that fails on a later row (its month is 5) fails a cursor sooner.
+-- A cursor reads no more rows than are asked for, so that a filter below that fails on a later row (its month is 5) fails no sooner.
 SELECT check_shapes('cursor');
 SET pg_predict.batch_size = 7;
 SET enable_hashjoin = off; SET enable_hashagg = off; SET work_mem = '64kB';

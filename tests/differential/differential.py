@@ -1,0 +1,321 @@
+"""Runs random statements with plain calls in random places, with pg_predict.enable_batch_scan on and off.
+
+The promise: both give the same rows, or the same error, the same number of calls of the model, and leave sequences at the same
+values. A difference is printed as SQL. Arguments: the number of statements, and the seed.
+
+Exact order is compared where a statement orders its rows by a key. Calls are compared for statements that succeed: the rows that a
+models got are counted in predict.stat_models.
+"""
+
+import random
+import sys
+
+import psycopg
+
+SETUP = r"""
+CREATE EXTENSION IF NOT EXISTS pg_predict;
+CREATE EXTENSION IF NOT EXISTS postgres_fdw;
+SET client_min_messages = warning;
+DROP SCHEMA IF EXISTS d CASCADE; CREATE SCHEMA d; SET search_path = d, public;
+CREATE TABLE t (id int PRIMARY KEY, g int, x float8, y float8, s text);
+INSERT INTO t SELECT i, i % 5, CASE WHEN i % 11 = 0 THEN NULL ELSE i % 13 END, i % 7, 's' || i % 4 FROM generate_series(1, 60) i;
+CREATE TABLE bad (id int PRIMARY KEY, g int, x float8, y float8, s text);
+INSERT INTO bad SELECT i, i % 5, CASE WHEN i % 17 = 0 THEN 1e300 ELSE i % 13 END, i % 7, 's' || i % 4 FROM generate_series(1, 60) i;
+CREATE TABLE u (id int, g int, z float8); INSERT INTO u SELECT i, i % 4, i % 3 FROM generate_series(1, 30) i;
+CREATE TABLE none (id int, g int, x float8, y float8, s text);
+CREATE TABLE p (id int, g int, x float8, y float8, s text) PARTITION BY RANGE (id);
+CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (20); CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (20) TO (40);
+CREATE TABLE p3_real (id int, g int, x float8, y float8, s text);
+DROP SERVER IF EXISTS d_loop CASCADE;
+CREATE SERVER d_loop FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{host}', port '{port}', dbname '{db}', async_capable 'true');
+CREATE USER MAPPING FOR CURRENT_USER SERVER d_loop OPTIONS (user '{user}', password_required 'false');
+CREATE FOREIGN TABLE p3 PARTITION OF p FOR VALUES FROM (40) TO (100) SERVER d_loop OPTIONS (schema_name 'd', table_name 'p3_real');
+INSERT INTO p3_real SELECT i, i % 5, i % 13, i % 7, 's' || i % 4 FROM generate_series(40, 60) i;
+INSERT INTO p SELECT i, i % 5, i % 13, i % 7, 's' || i % 4 FROM generate_series(1, 39) i;
+CREATE FOREIGN TABLE f (id int, g int, x float8, y float8, s text) SERVER d_loop OPTIONS (schema_name 'd', table_name 't');
+CREATE VIEW v WITH (security_barrier) AS SELECT * FROM bad WHERE x < 100 AND g <> 2;
+CREATE SEQUENCE q;
+CREATE TABLE hidden (id int, g int, x float8, y float8, s text); INSERT INTO hidden SELECT * FROM bad;
+ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+CREATE POLICY seen ON hidden USING (CASE WHEN x < 100 THEN predict('m', x) < 15 ELSE false END);
+DO $$ BEGIN CREATE ROLE d_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+GRANT USAGE ON SCHEMA d TO d_reader; GRANT SELECT ON ALL TABLES IN SCHEMA d TO d_reader; GRANT USAGE ON SEQUENCE q TO d_reader;
+GRANT ALL ON t, u, none TO d_reader;
+CREATE FUNCTION careful(x float8) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN RETURN predict('m', x); EXCEPTION WHEN OTHERS THEN RETURN -1; END $$;
+CREATE FUNCTION walk(n int) RETURNS SETOF float8 LANGUAGE plpgsql AS $$ DECLARE r record; k int := 0; BEGIN
+    FOR r IN SELECT id, predict('m', x) AS y FROM t ORDER BY id LOOP RETURN NEXT r.y; k := k + 1; EXIT WHEN k >= n; END LOOP; END $$;
+"""
+
+TABLES = ["t", "t", "t", "bad", "p", "f", "v", "none", "hidden"]
+
+
+class Maker:
+    """Makes one statement. `r` is its source of chance."""
+
+    def __init__(self, r):
+        self.r = r
+        self.order = True
+
+    def pick(self, *choices):
+        return self.r.choice(choices)
+
+    def number(self, a, depth=2):
+        """A float8 expression over the row of alias `a`."""
+        r = self.r
+        if depth == 0 or r.random() < 0.3:
+            return self.pick(f"{a}.x", f"{a}.y", f"{a}.g::float8", "2.0::float8", "NULL::float8")
+        inner = lambda: self.number(a, depth - 1)
+        call = lambda: self.call(a, depth - 1)
+        return self.pick(
+            call, call, call,
+            lambda: f"({inner()} + {inner()})",
+            lambda: f"coalesce({inner()}, {call()})",
+            lambda: f"greatest({inner()}, {call()})",
+            lambda: f"nullif({call()}, {inner()})",
+            lambda: f"CASE WHEN {self.test(a, depth - 1)} THEN {call()} ELSE {inner()} END",
+            lambda: f"CASE WHEN {a}.x < 100 THEN {call()} WHEN {self.test(a, depth - 1)} THEN {call()} END",
+            lambda: f"(ARRAY[{call()}, {inner()}])[{a}.g]",
+            lambda: f"(SELECT max({call()}) FROM u WHERE u.id < {a}.g)",
+            lambda: f"abs({call()})",
+            lambda: f"careful({inner()})",
+        )()
+
+    def call(self, a, depth=0):
+        r = self.r
+        argument = self.number(a, depth) if r.random() < 0.3 else self.pick(f"{a}.x", f"{a}.y")
+        return self.pick(
+            lambda: f"predict('m', {argument})",
+            lambda: f"predict('m/y', {argument})",
+            lambda: f"predict('two/y[2]', {a}.x, {argument})",
+            lambda: f"predict('two/y[1]', {argument}, {a}.y)",
+            lambda: f"predict('two/y[2]', {argument}, {a}.y)",
+            lambda: f"predict('strict', {argument})",
+            lambda: f"(predict_array('two', {a}.y, {argument}))[1]",
+        )()
+
+    def test(self, a, depth=1):
+        inner = lambda: self.number(a, depth)
+        return self.pick(
+            lambda: f"{inner()} > {self.r.randrange(30)}",
+            lambda: f"{a}.g <> {self.r.randrange(5)} AND {inner()} < {self.r.randrange(30)}",
+            lambda: f"({a}.y > 3 OR {inner()} > 8)",
+            lambda: f"{inner()} IS NOT NULL",
+            lambda: f"{inner()} = ANY ('{{}}'::float8[])",
+            lambda: f"{inner()} IN (SELECT z FROM u WHERE id > {self.pick(5, 100)})",
+            lambda: f"({a}.g, {inner()}) > (2, 5)",
+            lambda: f"EXISTS (SELECT FROM u WHERE u.g = {a}.g AND predict('m', u.z) > {self.r.randrange(5)})",
+            lambda: f"{inner()} > ALL (SELECT z FROM u WHERE u.id < {a}.g)",
+            lambda: f"{a}.x < 100",
+            lambda: f"{a}.id % 3 = 1",
+        )()
+
+    def source(self):
+        """A FROM item with the alias a, with the columns of t."""
+        table = self.r.choice(TABLES)
+        return self.pick(
+            table, table, table, table,
+            f"(SELECT * FROM {table} WHERE id % 2 = 0)",
+            f"(SELECT * FROM {table} ORDER BY id LIMIT {self.r.randrange(1, 40)})",
+            f"(SELECT id, g, {self.call('b')} AS x, y, s FROM {table} b OFFSET 0)",
+            f"(SELECT id, g, x, nextval('q')::float8 AS y, s FROM {table} ORDER BY id OFFSET 0)",
+            f"(SELECT * FROM {table} UNION ALL SELECT id + 100, g, x, y, s FROM f)",
+            f"(SELECT * FROM f UNION ALL SELECT * FROM f UNION ALL SELECT * FROM {table})",
+            f"(SELECT DISTINCT ON (g) * FROM {table} ORDER BY g, id)",
+        ) + " a"
+
+    def query(self):
+        """A SELECT whose rows are in a fixed order."""
+        r = self.r
+        where = f" WHERE {self.test('a')}" if r.random() < 0.5 else ""
+        if r.random() < 0.2:
+            where += f"{' AND' if where else ' WHERE'} {self.test('a')}"
+        from_ = self.source()
+        kind = r.random()
+        limit = f" LIMIT {r.randrange(1, 12)}" + self.pick("", "", f" OFFSET {r.randrange(4)}") if r.random() < 0.3 else ""
+        n, m = self.number("a"), self.number("a")
+        if kind < 0.35:
+            return f"SELECT a.id, {n}, {m} FROM {from_}{where} ORDER BY a.id, a.g, a.y{limit}"
+        if kind < 0.45:
+            self.order = False
+            return f"SELECT a.id, {n} FROM {from_}{where}"
+        if kind < 0.53:
+            return (f"SELECT a.g, count(*), sum({n}), max({m}) FILTER (WHERE {self.test('a', 0)}) FROM {from_}{where}"
+                    f" GROUP BY a.g" + self.pick("", f" HAVING sum({self.call('a')}) > 20") + " ORDER BY a.g")
+        if kind < 0.62:
+            window = self.pick(
+                f"lag({n}) OVER w", f"lead({n}, 2) OVER w", f"nth_value({n}, 3) OVER w", f"first_value({n}) OVER w",
+                f"sum({n}) OVER w", f"sum({n}) OVER (PARTITION BY a.g ORDER BY a.id ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING)",
+                f"count(*) FILTER (WHERE {self.test('a', 0)}) OVER w")
+            return (f"SELECT a.id, {window}, row_number() OVER w FROM {from_}{where}"
+                    f" WINDOW w AS (PARTITION BY a.g ORDER BY a.id, a.y) ORDER BY a.id, a.y, 3{limit}")
+        if kind < 0.70:
+            self.order = False
+            return (f"SELECT * FROM (SELECT a.id, {n} AS n, row_number() OVER (PARTITION BY a.g ORDER BY a.id, a.y) AS k FROM {from_}{where}) b"
+                    f" WHERE k <= {r.randrange(1, 4)}" + self.pick("", " AND n > 3"))
+        if kind < 0.78:
+            join = self.pick("JOIN", "LEFT JOIN", "FULL JOIN")
+            on = self.pick("a.id = u.id", "a.g = u.g", f"a.id = u.id AND {self.call('a')} > 5")
+            if join == "FULL JOIN":
+                on = "a.id = u.id"
+            empty = self.pick("u", "u", "(SELECT * FROM u WHERE id < 0 OFFSET 0)")
+            return f"SELECT a.id, u.id, {n}, u.z FROM {from_} {join} {empty} u ON {on}{where} ORDER BY 1, 2, a.y, u.z, 3"
+        if kind < 0.83:
+            return f"SELECT a.id, l.k, l.n FROM {from_}, LATERAL (SELECT u.id AS k, {n} AS n FROM u WHERE u.g = a.g ORDER BY u.id LIMIT 2) l{where} ORDER BY 1, 2, a.y"
+        if kind < 0.88:
+            self.order = False
+            materialized = self.pick("MATERIALIZED", "NOT MATERIALIZED")
+            return f"WITH c AS {materialized} (SELECT a.id, a.g, {n} AS n FROM {from_}{where}) SELECT * FROM c" + self.pick("", " WHERE n > 4", " UNION ALL SELECT * FROM c WHERE g = 1")
+        if kind < 0.92:
+            self.order = False
+            op = self.pick("UNION", "EXCEPT", "INTERSECT", "UNION ALL")
+            return f"SELECT {n} FROM {from_}{where} {op} SELECT {self.call('b')} FROM t b WHERE b.id < 20"
+        if kind < 0.95:
+            return f"SELECT a.id, generate_series(1, ({self.call('a')})::int % 3) FROM {from_} WHERE a.x < 100 ORDER BY 1, 2, a.y"
+        if kind < 0.97:
+            return f"WITH RECURSIVE c(k, n) AS (SELECT 1, 1::float8 UNION ALL SELECT k + 1, predict('m', n) FROM c WHERE k < {r.randrange(2, 9)}) SELECT * FROM c ORDER BY k{limit}"
+        return f"SELECT * FROM walk({r.randrange(1, 30)})"
+
+    def statements(self):
+        """The statements of one transaction; the rows of all of them are compared."""
+        r = self.r
+        kind = r.random()
+        role = ["SET LOCAL ROLE d_reader"] if r.random() < 0.25 else []
+        if kind < 0.7:
+            return role + [self.query()]
+        if kind < 0.82:
+            scroll = self.pick("", "SCROLL ", "NO SCROLL ")
+            query = self.query()
+            while not self.order:
+                # Which row comes first is anybody's guess.
+                self.order, query = True, self.query()
+            if scroll == "SCROLL " and ("nextval" in query or "careful" in query):
+                # PostgreSQL evaluates volatile functions again when it goes back; a batched cursor keeps its rows.
+                scroll = ""
+            moves = ["FORWARD 1", f"FORWARD {r.randrange(1, 9)}", f"FORWARD {r.randrange(1, 30)}"]
+            if scroll == "SCROLL ":
+                moves += ["BACKWARD 3", "FORWARD 5"]
+            if r.random() < 0.3:
+                moves.append("ALL")
+            return role + [f"DECLARE c {scroll}CURSOR FOR {query}"] + [f"FETCH {m} FROM c" for m in moves]
+        if kind < 0.88:
+            query = f"SELECT a.id, {self.number('a')} FROM {self.source()} WHERE a.id > $1 AND {self.test('a')} ORDER BY a.id, a.y"
+            plan = self.pick("force_generic_plan", "force_custom_plan")
+            return role + [f"SET LOCAL plan_cache_mode = {plan}", f"PREPARE s(int) AS {query}", "EXECUTE s(3)", "EXECUTE s(30)", "DEALLOCATE s"]
+        table = "t"
+        self.order = False
+        dml = self.pick(
+            f"UPDATE {table} a SET y = {self.number('a')} WHERE {self.test('a')} RETURNING a.id, a.y, {self.call('a')}",
+            f"DELETE FROM {table} a WHERE {self.test('a')} RETURNING a.id, {self.call('a')}",
+            f"INSERT INTO none SELECT a.id, a.g, {self.number('a')}, nextval('q'), a.s FROM t a WHERE {self.test('a')} ORDER BY a.id RETURNING id, x, y",
+            f"UPDATE {table} a SET y = u.z + {self.number('a')} FROM u WHERE u.id = a.id AND {self.test('a')} RETURNING a.id, a.y",
+            f"INSERT INTO t SELECT a.id + {self.pick(0, 40)}, a.g, {self.number('a')}, 1, a.s FROM t a ON CONFLICT (id) DO UPDATE SET y = predict('m', excluded.y) RETURNING id, y",
+            f"MERGE INTO t USING (SELECT a.id + 30 AS id, {self.number('a')} AS n FROM t a) k ON t.id = k.id WHEN MATCHED AND k.n > 5 THEN UPDATE SET y = k.n WHEN NOT MATCHED THEN INSERT (id, y) VALUES (k.id, predict('m', k.n))",
+            f"WITH gone AS (DELETE FROM u WHERE predict('m', z) > 2 RETURNING *) SELECT id, {self.call('a').replace('a.x', 'a.z').replace('a.y', 'a.z')} FROM gone a",
+        )
+        return role + [dml, "SELECT id, y FROM t ORDER BY id", "SELECT id, x, y FROM none ORDER BY id, x, y"]
+
+
+def run(connection, settings, statements, order):
+    """What the statements give: their rows, or the error, the rows that models got, and the sequence's value."""
+    rows, error = [], None
+    before = calls(connection)
+    connection.execute("BEGIN")
+    connection.execute("SELECT setval('d.q', 1)")
+    for setting in settings:
+        connection.execute(setting)
+    try:
+        for statement in statements:
+            cursor = connection.execute(statement)
+            if cursor.description:
+                got = [tuple(repr(v) if not isinstance(v, float) else f"{v:.5g}" for v in row) for row in cursor.fetchall()]
+                rows.append(got if order else sorted(got))
+    except psycopg.Error as e:
+        if connection.closed:
+            raise SystemExit(f"the session died: {e}\n" + ";\n".join(settings + statements))
+        # Of several calls that fail for one row another may be the first, so that the message names another column.
+        error = (e.sqlstate, "" if e.sqlstate in ("22003", "22004") else e.diag.message_primary)
+    connection.execute("ROLLBACK")
+    connection.execute("DEALLOCATE ALL")
+    sequence = connection.execute("SELECT last_value FROM d.q").fetchone()[0]
+    return error if error else (rows, sequence, calls(connection) - before)
+
+
+def shape(plan):
+    """The tree of a plan's nodes without those that batching adds or takes away."""
+    below = [shape(child) for child in plan.get("Plans", [])]
+    if plan["Node Type"] in ("Custom Scan", "Materialize") or (plan["Node Type"] == "Result" and below):
+        return below[0] if len(below) == 1 else below
+    return [plan["Node Type"], plan.get("Relation Name"), plan.get("Sort Key"), plan.get("Presorted Key"), below]
+
+
+def plans(connection, settings, statements):
+    """The shapes of the statements' plans: calls cost less in batches, so that PostgreSQL may choose others."""
+    shapes = []
+    connection.execute("BEGIN")
+    try:
+        for setting in settings:
+            connection.execute(setting)
+        for statement in statements:
+            verb = statement.split()[0]
+            if verb in ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE", "EXECUTE", "DECLARE"):
+                shapes.append(shape(connection.execute("EXPLAIN (COSTS OFF, FORMAT json) " + statement).fetchone()[0][0]["Plan"]))
+            elif verb in ("SET", "PREPARE"):
+                connection.execute(statement)
+    finally:
+        connection.execute("ROLLBACK")
+        connection.execute("DEALLOCATE ALL")
+    return shapes
+
+
+def calls(connection):
+    """The rows that models got from this server so far."""
+    return connection.execute("SELECT coalesce(sum(rows), 0)::bigint FROM predict.stat_models").fetchone()[0]
+
+
+def main():
+    count, seed = int(sys.argv[1]), int(sys.argv[2])
+    models = sys.argv[3]
+    with psycopg.connect(autocommit=True, prepare_threshold=None) as connection:
+        info = connection.info
+        connection.execute(SETUP.split("CREATE TABLE hidden")[0].format(host=info.host, port=info.port, db=info.dbname, user=info.user))
+        for name, file, options in (("m", "tap_double", "{}"), ("two", "pair_f32", "{}"), ("strict", "tap_double", '{"on_null": "error"}')):
+            model = open(f"{models}/{file}.onnx", "rb").read()
+            connection.execute("SELECT predict.drop_model(%s) FROM predict.models WHERE name = %s LIMIT 1", (name, name))
+            connection.execute("SELECT predict.create_model(%s, %s, %s::jsonb)", (name, model, options))
+            connection.execute("SELECT predict.grant_usage(%s, 'public')", (name,))
+        # A call costs the same with and without batches, so that PostgreSQL chooses the same plans.
+        connection.execute("""UPDATE predict.version SET signature = signature || '{"row_micros": 1, "single_micros": 1}'""")
+        connection.execute("CREATE TABLE hidden" + SETUP.split("CREATE TABLE hidden")[1])
+        connection.execute("ANALYZE; SET search_path = d, public; SET statement_timeout = '20s'")
+        differences = errors = counted = other_plans = 0
+        for i in range(count):
+            r = random.Random(f"{seed}.{i}")
+            maker = Maker(r)
+            statements = maker.statements()
+            settings = [f"SET LOCAL pg_predict.batch_size = {r.choice((0, 3, 7))}"]
+            settings += r.sample(["SET LOCAL enable_hashjoin = off", "SET LOCAL enable_mergejoin = off", "SET LOCAL enable_nestloop = off",
+                                  "SET LOCAL enable_sort = off", "SET LOCAL enable_hashagg = off", "SET LOCAL enable_seqscan = off",
+                                  "SET LOCAL enable_material = off", "SET LOCAL pg_predict.pipeline = off"], r.choice((0, 0, 1, 2)))
+            if r.random() < 0.1 and not any("LIMIT" in s or "CURSOR" in s for s in statements):
+                # How far workers read ahead of a LIMIT is anybody's guess.
+                settings += ["SET LOCAL parallel_setup_cost = 0", "SET LOCAL parallel_tuple_cost = 0", "SET LOCAL min_parallel_table_scan_size = 0"]
+            on = run(connection, settings, statements, maker.order)
+            off = run(connection, ["SET LOCAL pg_predict.enable_batch_scan = off", *settings], statements, maker.order)
+            errors += isinstance(off[0], str)
+            # One call for several equal ones is what batching may save; never may it make more.
+            same = on == off if isinstance(off[0], str) or isinstance(on[0], str) else on[:2] == off[:2] and on[2] <= off[2]
+            counted += not isinstance(off[0], str)
+            if not same and on[0] == off[0] and not isinstance(on[0], str):
+                # The rows are the same. How many rows are evaluated is comparable where the plans are.
+                both = [plans(connection, [*more, *settings], statements) for more in ([], ["SET LOCAL pg_predict.enable_batch_scan = off"])]
+                other_plans += both[0] != both[1]
+                same = both[0] != both[1]
+            if not same:
+                differences += 1
+                print(f"-- statement {i} of seed {seed}\n" + ";\n".join(settings + statements) + ";")
+                print(f"-- on:  {str(on)[:1500]}\n-- off: {str(off)[:1500]}\n", flush=True)
+        print(f"{count} statements, {errors} of them errors, {counted} with their calls counted, {other_plans} of them planned otherwise, {differences} differences, seed {seed}")
+        sys.exit(differences > 0)
+
+
+main()
