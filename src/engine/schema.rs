@@ -117,7 +117,7 @@ impl Message {
             (Self::Graph, 1) => Of(Self::Node),
             (Self::Graph, 2 | 10) => Bytes,
             (Self::Graph, 5) => Of(Self::Tensor),
-            (Self::Graph, 11 | 12 | 13) => Of(Self::ValueInfo),
+            (Self::Graph, 11..=13) => Of(Self::ValueInfo),
             (Self::Graph, 14) => Of(Self::TensorAnnotation),
             (Self::Graph, 15) => Of(Self::SparseTensor),
             (Self::Graph, 16) => Of(Self::Entry),

@@ -629,10 +629,13 @@ impl Rewrite {
             match tag {
                 NodeTag::T_Append => {
                     let children = (*plan.cast::<pg_sys::Append>()).appendplans;
-                    self.each(children, place)?;
+                    // The rows that a LIMIT wants may come from another child.
+                    self.each(children, if place.limit.is_some() { place.stopping() } else { place })?;
                     members::<Plan>(children).into_iter().for_each(|child| scan_synchronously(child));
                 }
-                NodeTag::T_MergeAppend => self.each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, place)?,
+                NodeTag::T_MergeAppend => {
+                    self.each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, place.multiplied())?
+                }
                 NodeTag::T_SubqueryScan => {
                     let scan = plan.cast::<pg_sys::SubqueryScan>();
                     (*scan).subplan = self.plan((*scan).subplan, place)?;
