@@ -12,8 +12,8 @@ fn tag(class: Oid, job: i32) -> pg_sys::LOCKTAG {
         locktag_field2: class.into(),
         locktag_field3: u32::from_ne_bytes(job.to_ne_bytes()),
         locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT.to_le_bytes()[0],
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD.to_le_bytes()[0],
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn class() -> Oid {
 /// Takes the lock of a job, if nobody else has it. One that this session has it has still, once.
 pub(crate) fn take(job: i32) -> bool {
     let tag = tag(class(), job);
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    let mode = pg_sys::ExclusiveLock.cast_signed();
     // SAFETY: the tag is valid; a lock taken twice is given back once.
     unsafe {
         match pg_sys::LockAcquire(&raw const tag, mode, true, true) {
@@ -45,5 +45,5 @@ pub(crate) fn take(job: i32) -> bool {
 pub(crate) fn give_back(job: i32) -> bool {
     let tag = tag(class(), job);
     // SAFETY: the tag is valid; a lock that is not held makes a warning.
-    unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, true) }
+    unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock.cast_signed(), true) }
 }

@@ -9,6 +9,10 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::text;
 
+/// What a btree calls equal, as wide as a scan's key has it.
+#[allow(clippy::cast_possible_truncation, reason = "a strategy of a btree is a number from 1 to 5")]
+const EQUAL: pg_sys::StrategyNumber = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+
 /// What a column of an index must be equal to.
 pub(crate) enum Key<'a> {
     Text(&'a str),
@@ -79,7 +83,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
     // PostgreSQL after an error. A row is read before the next is fetched, and its values have the table's description.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let lock = pg_sys::AccessShareLock.cast_signed();
         let relation = pg_sys::table_open(pg_sys::get_relname_relid(table.as_ptr(), schema), lock);
         for (number, (scan_key, key)) in (1..).zip(scan_keys.iter_mut().zip(keys)) {
             let (procedure, collation, value) = match key {
@@ -90,7 +94,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
                 scan_key,
                 0,
                 number,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                EQUAL,
                 Oid::INVALID,
                 collation,
                 Oid::from(procedure),
@@ -133,7 +137,7 @@ pub(crate) fn rows(table: &CStr, index: &CStr, keys: &[Key<'_>], mut each: impl 
 
 /// Whether the query that asks sees rows as they were when they were read: none has been changed or deleted for it since.
 pub(crate) fn sees(places: &[Place]) -> bool {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let lock = pg_sys::AccessShareLock.cast_signed();
     places.iter().all(|place| {
         // SAFETY: the relation is opened for as long as its row is looked at. A place that the file no longer has, or that holds
         // nothing visible, is answered by false; a row found is read while its buffer is held.
@@ -158,7 +162,7 @@ pub(crate) fn sees(places: &[Place]) -> bool {
                     },
                     ..Default::default()
                 };
-                let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+                let mut buffer = pg_sys::InvalidBuffer.cast_signed();
                 if pg_sys::heap_fetch(relation, pg_sys::GetActiveSnapshot(), &raw mut tuple, &raw mut buffer, false) {
                     seen = u32::from((*tuple.t_data).t_choice.t_heap.t_xmin) == xmin;
                     pg_sys::ReleaseBuffer(buffer);

@@ -99,7 +99,7 @@ pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: looks up the schema's owner in the catalog; the flag keeps the work from changing the session.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"predict".as_ptr(), false);
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::NAMESPACEOID as i32, schema.into());
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::NAMESPACEOID.cast_signed(), schema.into());
         let owner = if tuple.is_null() {
             caller()
         } else {
@@ -121,7 +121,7 @@ pub(crate) fn as_registry_owner<T>(work: impl FnOnce() -> T) -> T {
             0,
             false,
         );
-        pg_sys::SetUserIdAndSecContext(owner, _restore.context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(owner, _restore.context | pg_sys::SECURITY_LOCAL_USERID_CHANGE.cast_signed());
         work()
     }
 }

@@ -165,7 +165,26 @@ const TRANCHE: &std::ffi::CStr = c"pg_predict";
 
 fn backends() -> usize {
     // SAFETY: set by the postmaster before it asks for shared memory.
-    unsafe { pg_sys::MaxBackends.max(0) as usize }
+    usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0)
+}
+
+/// A number of things of which there are few, as shared memory keeps it.
+fn narrow(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// An estimate of rows as a number of them.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "such a cast ends at the bounds of the type"
+)]
+fn count(rows: f64) -> u64 {
+    rows as u64
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn size() -> usize {
@@ -210,7 +229,7 @@ unsafe extern "C-unwind" fn startup() {
         let memory = pg_sys::ShmemInitStruct(c"pg_predict".as_ptr(), size(), &raw mut found);
         if !found {
             std::ptr::write_bytes(memory.cast::<u8>(), 0, size());
-            (*memory.cast::<Head>()).backends.store(backends() as u32, RELAXED);
+            (*memory.cast::<Head>()).backends.store(narrow(backends()), RELAXED);
         }
         LOCK.store(&raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock, RELAXED);
         HEAD.store(memory.cast(), RELAXED);
@@ -315,7 +334,7 @@ pub(crate) fn entry(version: &Version) -> Entry {
         Some(i) => i,
         None => {
             let i = if used < MODELS {
-                shared.head.used.store(used as u32 + 1, RELAXED);
+                shared.head.used.store(narrow(used + 1), RELAXED);
                 used
             } else {
                 (0..MODELS).min_by_key(|i| shared.models[*i].last_used.load(RELAXED)).unwrap_or(0)
@@ -331,7 +350,7 @@ pub(crate) fn entry(version: &Version) -> Entry {
         }
     };
     let place = &shared.models[i];
-    let entry = Entry(Some((place, place.generation.load(RELAXED), i as u32)));
+    let entry = Entry(Some((place, place.generation.load(RELAXED), narrow(i))));
     KNOWN.with_borrow_mut(|known| {
         // One whose place has gone to another version.
         known.retain(|(.., entry)| entry.is_current());
@@ -448,7 +467,7 @@ fn mine() -> Option<&'static BackendPlace> {
     mine.database.store(database(), RELAXED);
     mine.role.store(role.into(), RELAXED);
     mine.sessions_kept.store(0, RELAXED);
-    mine.queries_led.store((pid as u64) << 32, RELAXED);
+    mine.queries_led.store(u64::from(pid.unsigned_abs()) << 32, RELAXED);
     MINE.with_borrow_mut(|m| *m = Some(mine));
     // SAFETY: registers a function that stays where it is.
     unsafe { pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0)) };
@@ -508,7 +527,7 @@ impl Shown {
                 place.phase.store(phase as u32, RELAXED);
                 place.rows.store(0, RELAXED);
                 place.batches.store(0, RELAXED);
-                place.expected.store(expected.map_or(u64::MAX, |rows| rows.max(0.0) as u64), RELAXED);
+                place.expected.store(expected.map_or(u64::MAX, count), RELAXED);
                 place.started.store(now(), RELAXED);
                 place.taken.store(1, RELAXED);
             });
@@ -585,11 +604,11 @@ impl Window {
                 place.number.store(session.number, RELAXED);
                 place.bytes.store(session.bytes as u64, RELAXED);
                 place.device.set(session.device.as_bytes());
-                place.threads.store(session.threads as u32, RELAXED);
+                place.threads.store(narrow(session.threads), RELAXED);
                 place.loaded.store(session.loaded, RELAXED);
                 place.used.store(session.used, RELAXED);
             }
-            self.0.sessions_kept.store(sessions.len().min(SESSIONS) as u32, RELAXED);
+            self.0.sessions_kept.store(narrow(sessions.len().min(SESSIONS)), RELAXED);
         });
     }
 
@@ -642,8 +661,8 @@ impl Watch {
     /// Counts a batch.
     pub(crate) fn batch(&mut self, run: Duration, wait: Duration, tokens: usize) {
         self.kept[Counter::Batches as usize] += 1;
-        self.kept[Counter::RunNanos as usize] += run.as_nanos() as u64;
-        self.kept[Counter::WaitNanos as usize] += wait.as_nanos() as u64;
+        self.kept[Counter::RunNanos as usize] += nanos(run);
+        self.kept[Counter::WaitNanos as usize] += nanos(wait);
         self.kept[Counter::Tokens as usize] += tokens as u64;
     }
 
@@ -825,7 +844,7 @@ pub(crate) fn backend_stats() -> Vec<BackendStats> {
             .map(|s| Kept {
                 model: s.name.text(),
                 number: s.number.load(RELAXED),
-                bytes: s.bytes.load(RELAXED) as usize,
+                bytes: usize::try_from(s.bytes.load(RELAXED)).unwrap_or(usize::MAX),
                 device: s.device.text(),
                 threads: s.threads.load(RELAXED) as usize,
                 loaded: s.loaded.load(RELAXED),

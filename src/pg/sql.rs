@@ -72,8 +72,9 @@ pub(crate) struct Row {
 impl Row {
     fn datum(&self, column: usize) -> Option<Datum> {
         let mut null = true;
+        let number = i32::try_from(column + 1).unwrap_or(i32::MAX);
         // SAFETY: the tuple and its descriptor are SPI's of the query under way.
-        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, column as i32 + 1, &raw mut null) };
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, number, &raw mut null) };
         (!null).then_some(datum)
     }
 
@@ -111,7 +112,7 @@ fn parameters(values: &[Value<'_>]) -> (Vec<Oid>, Vec<Datum>, Vec<std::ffi::c_ch
         let (oid, datum) = value.parts();
         types.push(oid);
         datums.push(datum.unwrap_or(Datum::from(0)));
-        nulls.push(if datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char);
+        nulls.push((if datum.is_some() { b' ' } else { b'n' }).try_into().unwrap_or_default());
     }
     (types, datums, nulls)
 }
@@ -123,7 +124,7 @@ fn rows(mut each: impl FnMut(&Row)) -> u64 {
         let table = pg_sys::SPI_tuptable;
         let processed = pg_sys::SPI_processed;
         if !table.is_null() {
-            for i in 0..processed as usize {
+            for i in 0..usize::try_from(processed).unwrap_or(0) {
                 each(&Row { tuple: *(*table).vals.add(i), desc: (*table).tupdesc });
             }
             pg_sys::SPI_freetuptable(table);
@@ -140,7 +141,7 @@ pub(crate) fn run(mode: Mode, statement: &std::ffi::CStr, values: &[Value<'_>], 
     unsafe {
         pg_sys::SPI_execute_with_args(
             statement.as_ptr(),
-            values.len() as i32,
+            i32::try_from(values.len()).unwrap_or(0),
             types.as_mut_ptr(),
             datums.as_mut_ptr(),
             nulls.as_ptr(),
@@ -160,7 +161,7 @@ pub(crate) fn scan(statement: &std::ffi::CStr, values: &[Value<'_>], mut each: i
         let portal = pg_sys::SPI_cursor_open_with_args(
             std::ptr::null(),
             statement.as_ptr(),
-            values.len() as i32,
+            i32::try_from(values.len()).unwrap_or(0),
             types.as_mut_ptr(),
             datums.as_mut_ptr(),
             nulls.as_ptr(),

@@ -133,7 +133,9 @@ SELECT DISTINCT n.nspname FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_
 -- A schema predict that somebody has made already is not taken over, nor what is in it.
 DROP EXTENSION pg_predict CASCADE;
 CREATE SCHEMA predict AUTHORIZATION att_user;
+\set VERBOSITY terse
 CREATE EXTENSION pg_predict SCHEMA public;
+\set VERBOSITY default
 DROP SCHEMA predict;
 DROP OWNED BY att_user;
 CREATE EXTENSION pg_predict SCHEMA public;
