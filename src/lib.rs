@@ -2,14 +2,29 @@
 //!
 //! This file holds the module's magic, the order in which it is set up and the order of its SQL; no logic.
 
+// Numbers come from users, models and stored bytes: a conversion that may change one is made explicit.
+#![cfg_attr(not(test), deny(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
+
 use pgrx::prelude::*;
 
 mod api;
 mod cost;
 mod error;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 mod guc;
 mod pg;
 mod registry;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 mod scan;
 mod stats;
 

@@ -4,25 +4,73 @@
 //! thread while honouring interrupts. It knows the engine and no registry. No raw pointer leaves this room except to
 //! `scan/`.
 
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod call;
 pub(crate) mod carry;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod convert;
 pub(crate) mod emit;
 pub(crate) mod exchange;
 pub(crate) mod expanded;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod form;
 pub(crate) mod joblock;
 pub(crate) mod lookup;
 pub(crate) mod memory;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod node;
 pub(crate) mod owner;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod planner;
 pub(crate) mod portable;
 pub(crate) mod printed;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod probe;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod query;
 pub(crate) mod results;
 pub(crate) mod runner;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod sessions;
 pub(crate) mod setting;
 pub(crate) mod shared;
@@ -32,5 +80,11 @@ pub(crate) mod spill;
 pub(crate) mod sql;
 pub(crate) mod srf;
 pub(crate) mod stored_type;
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "not converted yet"
+)]
 pub(crate) mod symbol;
 pub(crate) mod text;

@@ -118,6 +118,20 @@ for my $workers (0, 2)
 	}
 }
 
+# Many groups of few rows, all of them open at once: each group's buffers are as large as its rows are many.
+{
+	my $session = session($node);
+	$session->run("SET max_parallel_workers_per_gather = 0; SET enable_sort = off; SET work_mem = '1GB'");
+	$session->run("SELECT predict('double', 1::real)");
+	my $idle = memory_kb($session->pid, 'RssAnon');
+	my ($answer, $pid, $most) = watched($session,
+		"SELECT count(b), sum(cardinality(b)) FROM (SELECT id % 20000 AS g, predict_batch('double', x)::real[] AS b FROM t WHERE id <= 200000 GROUP BY 1) r");
+	is(join('|', @{ $answer->{rows}[0] // [ $answer->{message} ] }), '20000|200000', '20,000 groups of 10 rows: each row with its answer');
+	diag(sprintf '20,000 groups: %d kB above idle', $most->{$pid} - $idle);
+	cmp_ok($most->{$pid}, '<', 300 * 1024, '20,000 groups of 10 rows take less than 300 MB');
+	$session->close;
+}
+
 # What a session can name in a portal while its result is being read, then left.
 {
 	my $session = session($node);
