@@ -217,9 +217,10 @@ pub(super) struct Scan {
     limit: Option<u64>,
     /// Rows that were given since the node began.
     given: u64,
-    /// The run of the query that the node is in, the rows that the client wants of it (0: all), and those given in it.
+    /// The run of the query that the node is in, the rows that the client wants of it (0: all; none where that is not known), and those
+    /// given in it.
     run: u64,
-    wanted_by_run: u64,
+    wanted_by_run: Option<u64>,
     given_in_run: u64,
     /// Rows of a cursor that may go back.
     store: *mut pg_sys::Tuplestorestate,
@@ -390,7 +391,7 @@ unsafe fn set_up(
             limit: None,
             given: 0,
             run: 0,
-            wanted_by_run: 0,
+            wanted_by_run: None,
             given_in_run: 0,
             store: std::ptr::null_mut(),
             store_slot: std::ptr::null_mut(),
@@ -632,16 +633,16 @@ impl Scan {
         self.run = run;
         // SAFETY: a node that has begun has the state of its query. A run of another query says nothing of this one.
         if let Some(wanted) = executor::rows_wanted(unsafe { (*node).ss.ps.state }) {
-            (self.wanted_by_run, self.given_in_run) = (wanted, 0);
+            (self.wanted_by_run, self.given_in_run) = (Some(wanted), 0);
         }
     }
 
     /// The rows that PostgreSQL would read at least before it stops, apart from those that wait; none where it reads all.
     unsafe fn wanted(&mut self, node: *mut pg_sys::CustomScanState, waiting: usize) -> Option<usize> {
         // SAFETY: the node has begun.
-        let (context, child, sent, filters) = unsafe {
+        let (context, child, sent) = unsafe {
             let ps = &(*node).ss.ps;
-            (ps.ps_ExprContext, ps.lefttree, (*ps.state).es_processed, !ps.qual.is_null())
+            (ps.ps_ExprContext, ps.lefttree, (*ps.state).es_processed)
         };
         if let (None, Some((count, offset))) = (self.limit, self.bound) {
             let number = |e: *mut ExprState| {
@@ -657,19 +658,18 @@ impl Scan {
                 (Some(count), offset) => count.saturating_add(offset.unwrap_or(0)),
                 (None, _) => u64::MAX,
             });
-            // As a LIMIT tells the node below it: a sort then keeps no more rows. With a filter here more may be needed.
-            if let Some(limit) = self.limit.and_then(|limit| i64::try_from(limit).ok()).filter(|_| !filters) {
+            // As a LIMIT tells the node below it: a sort then keeps no more rows.
+            if let Some(limit) = self.limit.and_then(|limit| i64::try_from(limit).ok()).filter(|_| self.recipe.exact) {
                 // SAFETY: the node's own child.
                 unsafe { executor::ExecSetTupleBound(limit, child) };
             }
         }
         let of_limit = self.limit.map(|limit| limit.saturating_sub(self.given));
-        let of_run = match self.recipe.top {
-            _ if self.wanted_by_run == 0 => None,
-            Top::Below => None,
+        let of_run = match (self.recipe.top, self.wanted_by_run) {
+            (Top::Below, _) | (_, Some(0)) => None,
             // A node above may have sent rows that it kept from an earlier run.
-            Top::Exact => Some(self.wanted_by_run.saturating_sub(self.given_in_run.max(sent))),
-            Top::Loose => Some(1),
+            (Top::Exact, Some(wanted)) => Some(wanted.saturating_sub(self.given_in_run.max(sent))),
+            (Top::Exact, None) | (Top::Loose, _) => Some(1),
         };
         let wanted = of_limit.into_iter().chain(of_run).min()?;
         Some(usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(waiting))

@@ -16,6 +16,9 @@ use crate::scan::calls::{self, Calls, Found};
 use crate::scan::recipe::{Call, Group, Left, Recipe, Top};
 use crate::scan::{METHODS, is_ours};
 
+/// Why rows are read one by one.
+const MAY_STOP: &str = "reading may stop at any row";
+
 const OUTER: i32 = pg_sys::OUTER_VAR;
 const INDEX: i32 = pg_sys::INDEX_VAR;
 
@@ -26,6 +29,8 @@ struct Place {
     top: Top,
     /// A LIMIT above, each row of which needs at least one row of this place.
     limit: Option<*mut pg_sys::Limit>,
+    /// The LIMIT is directly above: it wants no more rows than its number.
+    exact: bool,
     /// Reading may stop at any row.
     stops: bool,
     /// A first row may be all that is read.
@@ -37,7 +42,7 @@ struct Place {
 impl Place {
     /// A place whose rows are all read.
     fn whole(shared: bool) -> Self {
-        Self { top: Top::Below, limit: None, stops: false, first_alone: false, shared }
+        Self { top: Top::Below, limit: None, exact: false, stops: false, first_alone: false, shared }
     }
 
     /// A place of which reading may stop at any row.
@@ -52,8 +57,21 @@ impl Place {
         if self.limit.is_some() { below.stopping() } else { below }
     }
 
-    fn is_whole(&self) -> bool {
-        self.top == Top::Below && self.limit.is_none() && !self.stops
+    /// A place that is read at several places.
+    fn of_all(places: &[Self]) -> Self {
+        if let [only] = places {
+            return *only;
+        }
+        if places.iter().any(|p| p.stops || p.limit.is_some()) {
+            return Self::whole(false).stopping();
+        }
+        let top = if places.iter().all(|p| p.top == Top::Below) { Top::Below } else { Top::Loose };
+        Self { top, first_alone: places.iter().any(|p| p.first_alone), ..Self::whole(false) }
+    }
+
+    /// Whether it is known while planning that a node above a row-by-row reader may not want the row that it has read.
+    fn may_stop(&self, cursor: bool) -> bool {
+        self.stops || self.limit.is_some() || (cursor && self.top != Top::Below)
     }
 }
 
@@ -64,6 +82,8 @@ struct Rewrite {
     cursor: bool,
     has_row_marks: bool,
     volatile_subplans: bool,
+    /// A WITH query inserts, updates or deletes, perhaps with triggers, while it is read.
+    modifying_cte: bool,
     range_table: *mut pg_sys::List,
     /// Where each sub-plan that is a CTE is read.
     cte_places: HashMap<i32, Vec<Place>>,
@@ -106,6 +126,7 @@ pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
             cursor,
             has_row_marks: !(*statement).rowMarks.is_null(),
             volatile_subplans: subplan_nodes.iter().any(|plan| is_volatile(*plan)),
+            modifying_cte: (*statement).hasModifyingCTE,
             range_table: (*statement).rtable,
             cte_places: HashMap::new(),
         };
@@ -116,8 +137,7 @@ pub(super) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         for (i, number) in (0..length((*statement).subplans)).zip(1..).collect::<Vec<(usize, i32)>>().into_iter().rev()
         {
             let place = match rewrite.cte_places.remove(&number).as_deref() {
-                Some([only]) => *only,
-                Some(places) if places.iter().any(Place::is_whole) => Place::whole(false),
+                Some(places) => Place::of_all(places),
                 None if read_whole.contains(&number) => Place::whole(false),
                 _ => Place::whole(false).stopping(),
             };
@@ -263,6 +283,19 @@ unsafe fn evaluates_each_row_once(window: *mut pg_sys::WindowAgg) -> bool {
         && has(pg_sys::FRAMEOPTION_START_UNBOUNDED_PRECEDING)
         && has(pg_sys::FRAMEOPTION_END_CURRENT_ROW | pg_sys::FRAMEOPTION_END_UNBOUNDED_FOLLOWING)
         && !has(pg_sys::FRAMEOPTION_EXCLUSION)
+}
+
+/// Whether a node gives each row that it reads.
+unsafe fn gives_what_it_reads(plan: *mut Plan) -> bool {
+    use NodeTag::{T_Append, T_CteScan, T_Gather, T_LockRows, T_Material, T_MergeAppend, T_Result, T_SubqueryScan};
+    // SAFETY: a plan's node.
+    unsafe {
+        (*plan).qual.is_null()
+            && matches!(
+                (*plan).type_,
+                T_Append | T_CteScan | T_Gather | T_LockRows | T_Material | T_MergeAppend | T_Result | T_SubqueryScan
+            )
+    }
 }
 
 /// Whether the number of rows of a LIMIT is known before it is executed.
@@ -544,10 +577,9 @@ unsafe fn lift_join_filter(join: *mut pg_sys::Join) {
         if (*join).jointype != pg_sys::JoinType::JOIN_INNER {
             return;
         }
-        // With a unique inner side the join stops at the first row that passes all of its filter. A row of the hash table, or one found
-        // by nothing but other conditions, has no second match that passes those.
-        let only_calls = quals.iter().all(|q| calls::any(*q));
-        if (*join).inner_unique && !only_calls && (*join).plan.type_ != NodeTag::T_HashJoin {
+        // With a unique inner side the join stops at the first row that passes all of its filter. In a hash join the hash keys alone make
+        // it unique, so that no second row comes to the filter.
+        if (*join).inner_unique && (*join).plan.type_ != NodeTag::T_HashJoin {
             return;
         }
         (*join).joinqual = list(quals[..first].iter().copied());
@@ -584,10 +616,10 @@ impl Rewrite {
         unsafe {
             pg_sys::check_stack_depth();
             let tag = (*plan).type_;
-            let (mut left, mut right) = (place, place);
+            let (mut left, mut right) = (Place { exact: false, ..place }, Place { exact: false, ..place });
             match tag {
                 NodeTag::T_Limit if place.limit.is_none() && limit_is_known(plan.cast()) => {
-                    left.limit = Some(plan.cast());
+                    (left.limit, left.exact) = (Some(plan.cast()), true);
                 }
                 NodeTag::T_Limit | NodeTag::T_MergeJoin | NodeTag::T_RecursiveUnion => {
                     (left, right) = (place.stopping(), place.stopping());
@@ -598,10 +630,16 @@ impl Rewrite {
                 }
                 NodeTag::T_Sort | NodeTag::T_Hash | NodeTag::T_ModifyTable => left = Place::whole(place.shared),
                 NodeTag::T_Agg => {
-                    let strategy = (*plan.cast::<pg_sys::Agg>()).aggstrategy;
-                    if matches!(strategy, pg_sys::AggStrategy::AGG_PLAIN | pg_sys::AggStrategy::AGG_HASHED) {
+                    let agg = &*plan.cast::<pg_sys::Agg>();
+                    if matches!(agg.aggstrategy, pg_sys::AggStrategy::AGG_PLAIN | pg_sys::AggStrategy::AGG_HASHED) {
                         left = Place::whole(place.shared);
+                    } else if !agg.groupingSets.is_null() {
+                        left = left.multiplied();
                     }
+                }
+                // It stops where its run condition ends.
+                NodeTag::T_WindowAgg if !(*plan.cast::<pg_sys::WindowAgg>()).runCondition.is_null() => {
+                    left = left.stopping();
                 }
                 NodeTag::T_Gather | NodeTag::T_GatherMerge => {
                     left = Place { shared: true, ..place.multiplied() };
@@ -624,21 +662,26 @@ impl Rewrite {
                 }
                 _ => {}
             }
+            // Not every row that they read is one that they give.
+            if place.first_alone && !gives_what_it_reads(plan) {
+                left = if left.first_alone { left.stopping() } else { left };
+                right = if right.first_alone { right.stopping() } else { right };
+            }
             (*plan).lefttree = self.plan((*plan).lefttree, left)?;
             (*plan).righttree = self.plan((*plan).righttree, right)?;
             match tag {
                 NodeTag::T_Append => {
                     let children = (*plan.cast::<pg_sys::Append>()).appendplans;
                     // The rows that a LIMIT wants may come from another child.
-                    self.each(children, if place.limit.is_some() { place.stopping() } else { place })?;
+                    self.each(children, if left.limit.is_some() { left.stopping() } else { left })?;
                     members::<Plan>(children).into_iter().for_each(|child| scan_synchronously(child));
                 }
                 NodeTag::T_MergeAppend => {
-                    self.each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, place.multiplied())?
+                    self.each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, left.multiplied())?
                 }
                 NodeTag::T_SubqueryScan => {
                     let scan = plan.cast::<pg_sys::SubqueryScan>();
-                    (*scan).subplan = self.plan((*scan).subplan, place)?;
+                    (*scan).subplan = self.plan((*scan).subplan, left)?;
                 }
                 // The inner side of a merge join goes back to where it was.
                 NodeTag::T_MergeJoin
@@ -707,10 +750,11 @@ impl Rewrite {
             (*scan).methods = &raw const METHODS.0;
             let mut below = Vec::new();
             every(plan, &mut below);
-            recipe.one_by_one = if self.volatile_subplans || below.iter().any(|p| is_volatile_per_row(*p)) {
+            let modifies = self.modifying_cte && below.iter().any(|p| (**p).type_ == NodeTag::T_CteScan);
+            recipe.one_by_one = if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
                 Some("volatile function below".to_owned())
             } else if place.stops {
-                Some("reading may stop at any row".to_owned())
+                Some(MAY_STOP.to_owned())
             } else {
                 None
             };
@@ -747,6 +791,11 @@ impl Rewrite {
         // SAFETY: each node is read as what its tag says it is.
         unsafe {
             let tag = (*plan).type_;
+            // They read the first row of the next group, or of the next peers, before they give one: PostgreSQL does not evaluate its
+            // arguments yet.
+            if matches!(tag, NodeTag::T_Agg | NodeTag::T_WindowAgg) && place.may_stop(self.cursor) {
+                return Ok(());
+            }
             loop {
                 let mut calls = match tag {
                     NodeTag::T_ProjectSet => Calls::outside(self.volatile_subplans),
@@ -991,7 +1040,8 @@ impl Rewrite {
                 top.push(new);
             }
             let guards: Vec<*mut Node> = taken.groups.iter().map(|(_, guard)| columns.on_input(*guard)).collect();
-            let mut recipe = Recipe { left: told(std::mem::take(&mut calls.left)), ..Recipe::default() };
+            let exact = place.exact && moved.is_empty();
+            let mut recipe = Recipe { left: told(std::mem::take(&mut calls.left)), exact, ..Recipe::default() };
             if placed {
                 let mut system = |attribute: i32, oid: Oid| {
                     let (number, column) = match scanned {
@@ -1066,6 +1116,13 @@ impl Rewrite {
         // SAFETY: a node of ours.
         unsafe {
             if calls::any((*plan).targetlist.cast()) || calls::any((*plan).qual.cast()) {
+                // A filter further up may want another row before the first is given.
+                if place.first_alone && calls::any((*plan).qual.cast()) {
+                    let scan = plan.cast::<pg_sys::CustomScan>();
+                    let mut recipe = Recipe::clone(&*Recipe::of(scan)?);
+                    recipe.one_by_one.get_or_insert_with(|| MAY_STOP.to_owned());
+                    recipe.put(scan)?;
+                }
                 self.cover(plan, place)
             } else {
                 Ok(plan)

@@ -35,6 +35,8 @@ pub(super) struct Recipe {
     pub(super) one_by_one: Option<String>,
     /// The rows that a LIMIT above wants at least: places in `custom_exprs` of LIMIT and OFFSET.
     pub(super) bound: Option<(usize, Option<usize>)>,
+    /// The LIMIT wants no more rows of the node than that.
+    pub(super) exact: bool,
     /// Columns of the scan that hold the row's ctid and tableoid: the node stands for the scan of a cursor.
     pub(super) row_place: Option<(usize, usize)>,
     /// It runs in parallel workers: its counters are shared.

@@ -20,7 +20,8 @@ DROP SCHEMA IF EXISTS d CASCADE; CREATE SCHEMA d; SET search_path = d, public;
 CREATE TABLE t (id int PRIMARY KEY, g int, x float8, y float8, s text);
 INSERT INTO t SELECT i, i % 5, CASE WHEN i % 11 = 0 THEN NULL ELSE i % 13 END, i % 7, 's' || i % 4 FROM generate_series(1, 60) i;
 CREATE TABLE bad (id int PRIMARY KEY, g int, x float8, y float8, s text);
-INSERT INTO bad SELECT i, i % 5, CASE WHEN i % 17 = 0 THEN 1e300 ELSE i % 13 END, i % 7, 's' || i % 4 FROM generate_series(1, 60) i;
+INSERT INTO bad SELECT i, i % 5, CASE WHEN i % 17 = 6 THEN 1e300 ELSE i % 13 END, i % 7, 's' || i % 4 FROM generate_series(1, 60) i;
+CREATE INDEX ON t (g, id); CREATE INDEX ON bad (g, id); CREATE INDEX ON bad (y);
 CREATE TABLE u (id int, g int, z float8); INSERT INTO u SELECT i, i % 4, i % 3 FROM generate_series(1, 30) i;
 CREATE TABLE none (id int, g int, x float8, y float8, s text);
 CREATE TABLE p (id int, g int, x float8, y float8, s text) PARTITION BY RANGE (id);
@@ -118,6 +119,7 @@ class Maker:
             f"(SELECT * FROM {table} ORDER BY id LIMIT {self.r.randrange(1, 40)})",
             f"(SELECT id, g, {self.call('b')} AS x, y, s FROM {table} b OFFSET 0)",
             f"(SELECT id, g, x, nextval('q')::float8 AS y, s FROM {table} ORDER BY id OFFSET 0)",
+            f"(SELECT id, g, {self.call('b')} AS x, y, s FROM (SELECT * FROM {table} ORDER BY y OFFSET 0) b OFFSET 0)",
             f"(SELECT * FROM {table} UNION ALL SELECT id + 100, g, x, y, s FROM f)",
             f"(SELECT * FROM f UNION ALL SELECT * FROM f UNION ALL SELECT * FROM {table})",
             f"(SELECT DISTINCT ON (g) * FROM {table} ORDER BY g, id)",
@@ -140,7 +142,8 @@ class Maker:
             return f"SELECT a.id, {n} FROM {from_}{where}"
         if kind < 0.53:
             return (f"SELECT a.g, count(*), sum({n}), max({m}) FILTER (WHERE {self.test('a', 0)}) FROM {from_}{where}"
-                    f" GROUP BY a.g" + self.pick("", f" HAVING sum({self.call('a')}) > 20") + " ORDER BY a.g")
+                    f" GROUP BY " + self.pick("a.g", "a.g", "ROLLUP (a.g)") + self.pick("", f" HAVING sum({self.call('a')}) > 20")
+                    + f" ORDER BY a.g{limit}")
         if kind < 0.62:
             window = self.pick(
                 f"lag({n}) OVER w", f"lead({n}, 2) OVER w", f"nth_value({n}, 3) OVER w", f"first_value({n}) OVER w",
