@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ONNX's own test cases, through raw ONNX Runtime and through SQL: run.py says how.
+# The tables of the model file's schema against the onnx package's, and ONNX's own test cases, through raw ONNX Runtime and through
+# SQL: run.py says how.
 #
 #   tests/conformance/run.sh [PATTERN]     PATTERN: a regular expression over kind/name, as in node/test_add
 #
@@ -13,6 +14,7 @@ find_state
 
 "$ROOT/scripts/packages.sh" onnx
 export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
+"$TARGET/venv/bin/python" "$HERE/schema.py"
 # One of the cases folds text with the locale en_US.UTF-8; the server's locale is its own.
 "$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
     "$TARGET/venv/bin/python" "$HERE/run.py" "$TARGET/packages/onnx" "$@"
