@@ -97,7 +97,7 @@ for my $sql ('SELECT predict.stat_reset()') {
 
 # Evictions: a cache for one model.
 {
-    my $session = $node->safe_psql('postgres', "SELECT predict.stat_reset(); SET pg_predict.session_cache_size = '15MB'; SELECT predict('named', 1, 1, 1); SELECT predict('lookup', 1); SELECT predict('named', 1, 1, 1)");
+    my $session = $node->safe_psql('postgres', "SELECT predict.stat_reset(); SET pg_predict.session_cache_size = '1MB'; SELECT predict('named', 1, 1, 1); SELECT predict('lookup', 1); SELECT predict('named', 1, 1, 1)");
     my $loads = stats('named', 'loads, evictions');
     like($loads, qr/^2\|1$/, \"loads and evictions of a small cache: $loads");
 }
