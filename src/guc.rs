@@ -49,7 +49,7 @@ pub(crate) fn define() {
         c"0 takes the version's own: its option batch_size, or what was measured when it was created.",
         &BATCH_SIZE,
         0,
-        MAX_BATCH_SIZE as i32,
+        highest(MAX_BATCH_SIZE),
         GucContext::Userset,
         GucFlags::default(),
     );
@@ -179,7 +179,7 @@ pub(crate) fn define() {
         c"0 takes the version's own, else 1.",
         &THREADS,
         0,
-        MAX_THREADS as i32,
+        highest(MAX_THREADS),
         GucContext::Userset,
         GucFlags::default(),
     );
@@ -205,6 +205,16 @@ pub(crate) fn enable_batch_scan() -> bool {
     ENABLE_BATCH_SCAN.get()
 }
 
+/// A setting that is never below zero.
+fn whole(setting: &GucSetting<i32>) -> u32 {
+    setting.get().max(0).unsigned_abs()
+}
+
+/// The highest value of a setting.
+fn highest(limit: usize) -> i32 {
+    i32::try_from(limit).unwrap_or(i32::MAX)
+}
+
 /// The file cache; none where it may take nothing.
 pub(crate) fn files() -> Option<Files> {
     let limit = u64::try_from(FILE_CACHE_SIZE.get()).ok().filter(|n| *n > 0)? << 20;
@@ -218,7 +228,7 @@ pub(crate) fn gpu_memory_limit() -> Option<usize> {
 
 /// Bytes that rows waiting for a batch may take.
 pub(crate) fn max_batch_memory() -> usize {
-    MAX_BATCH_MEMORY.get() as usize * 1024
+    whole(&MAX_BATCH_MEMORY) as usize * 1024
 }
 
 /// Path of the ONNX Runtime library.
@@ -239,22 +249,22 @@ pub(crate) fn probe_program() -> String {
 
 /// Bytes of address space of the probe.
 pub(crate) fn probe_memory() -> u64 {
-    PROBE_MEMORY.get() as u64 * 1024 * 1024
+    u64::from(whole(&PROBE_MEMORY)) * 1024 * 1024
 }
 
 /// Time that the probe may take.
 pub(crate) fn probe_timeout() -> std::time::Duration {
-    std::time::Duration::from_millis(PROBE_TIMEOUT.get() as u64)
+    std::time::Duration::from_millis(whole(&PROBE_TIMEOUT).into())
 }
 
 /// Time between two words of a query about how far it is; zero for none.
 pub(crate) fn progress_interval() -> std::time::Duration {
-    std::time::Duration::from_millis(PROGRESS_INTERVAL.get().max(0) as u64)
+    std::time::Duration::from_millis(whole(&PROGRESS_INTERVAL).into())
 }
 
 /// Bytes that loaded models may take.
 pub(crate) fn session_cache_size() -> usize {
-    SESSION_CACHE_SIZE.get() as usize * 1024 * 1024
+    whole(&SESSION_CACHE_SIZE) as usize * 1024 * 1024
 }
 
 /// Milliseconds after which a session that nobody uses is dropped; 0 for never.

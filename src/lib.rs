@@ -10,12 +10,6 @@ use pgrx::prelude::*;
 mod api;
 mod cost;
 mod error;
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "not converted yet"
-)]
 mod guc;
 mod pg;
 mod registry;

@@ -32,12 +32,6 @@ pub(crate) mod form;
 pub(crate) mod joblock;
 pub(crate) mod lookup;
 pub(crate) mod memory;
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "not converted yet"
-)]
 pub(crate) mod node;
 pub(crate) mod owner;
 #[allow(
@@ -49,28 +43,10 @@ pub(crate) mod owner;
 pub(crate) mod planner;
 pub(crate) mod portable;
 pub(crate) mod printed;
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "not converted yet"
-)]
 pub(crate) mod probe;
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "not converted yet"
-)]
 pub(crate) mod query;
 pub(crate) mod results;
 pub(crate) mod runner;
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "not converted yet"
-)]
 pub(crate) mod sessions;
 pub(crate) mod setting;
 pub(crate) mod shared;

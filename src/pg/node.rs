@@ -10,7 +10,7 @@ pub(crate) fn members<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
         return Vec::new();
     }
     // SAFETY: a List has `length` cells; callers say what they point to.
-    unsafe { (0..(*list).length as usize).map(|i| (*(*list).elements.add(i)).ptr_value.cast::<T>()).collect() }
+    unsafe { (0..length(list)).map(|i| (*(*list).elements.add(i)).ptr_value.cast::<T>()).collect() }
 }
 
 /// A list of nodes.
@@ -22,7 +22,7 @@ pub(crate) fn list<T>(members: impl IntoIterator<Item = *mut T>) -> *mut pg_sys:
 /// Members of a list.
 pub(crate) fn length(list: *const pg_sys::List) -> usize {
     // SAFETY: a list that is there has a length.
-    if list.is_null() { 0 } else { unsafe { (*list).length as usize } }
+    if list.is_null() { 0 } else { usize::try_from(unsafe { (*list).length }).unwrap_or(0) }
 }
 
 pub(crate) fn is(node: *const Node, tag: NodeTag) -> bool {

@@ -141,7 +141,7 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
             };
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // The parent may have gone before the line above.
-            if libc::getppid() as u32 != parent {
+            if libc::getppid().unsigned_abs() != parent {
                 return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
             }
             limit(libc::RLIMIT_AS, memory)?;

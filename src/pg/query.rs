@@ -166,8 +166,8 @@ unsafe fn spread(query: &pg_sys::Query, aggregate: *mut pg_sys::Aggref) -> Optio
             arguments.push(entry);
         }
         arguments.extend(extra);
-        for (i, entry) in arguments.iter().enumerate() {
-            (**entry).resno = i as i16 + 1;
+        for (entry, number) in arguments.iter().zip(1_i16..) {
+            (**entry).resno = number;
         }
         (*aggregate).args = node::list(arguments);
         (*aggregate).aggfnoid = columns;

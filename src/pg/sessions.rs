@@ -233,7 +233,7 @@ pub(crate) fn open(version: &Arc<Version>, fetch: impl FnOnce() -> Result<Conten
         entry.failed(&crate::error::in_a_line(error.clone()));
     })?;
     entry.add(Counter::Loads, 1);
-    entry.add(Counter::LoadNanos, started.elapsed().as_nanos() as u64);
+    entry.add(Counter::LoadNanos, u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
     drop(loading);
     let mut home = HOME.lock();
     home.window = shared::window();
