@@ -275,8 +275,8 @@ def main():
             if r.random() < 0.1 and not any("LIMIT" in s or "CURSOR" in s for s in statements):
                 # How far workers read ahead of a LIMIT is anybody's guess.
                 settings += ["SET LOCAL parallel_setup_cost = 0", "SET LOCAL parallel_tuple_cost = 0", "SET LOCAL min_parallel_table_scan_size = 0"]
-            # A cursor that does not fetch every row depends on which rows come first, and asynchronous scans give them as they arrive.
-            if any("CURSOR" in s for s in statements):
+            # Asynchronous scans give rows as they arrive: rows that sort alike, and those that a cursor fetches first, have no certain order.
+            if maker.order or any("CURSOR" in s for s in statements):
                 settings += ["SET LOCAL enable_async_append = off"]
             on = run(connection, settings, statements, maker.order)
             off = run(connection, ["SET LOCAL pg_predict.enable_batch_scan = off", *settings], statements, maker.order)
