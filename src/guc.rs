@@ -205,12 +205,12 @@ pub(crate) fn enable_batch_scan() -> bool {
     ENABLE_BATCH_SCAN.get()
 }
 
-/// A setting that is never below zero.
+/// The value of a setting that has no values below zero.
 fn whole(setting: &GucSetting<i32>) -> u32 {
     setting.get().max(0).unsigned_abs()
 }
 
-/// The highest value of a setting.
+/// A limit, as the highest value that an integer setting takes.
 fn highest(limit: usize) -> i32 {
     i32::try_from(limit).unwrap_or(i32::MAX)
 }
@@ -269,7 +269,7 @@ pub(crate) fn session_cache_size() -> usize {
 
 /// Milliseconds after which a session that nobody uses is dropped; 0 for never.
 pub(crate) fn session_idle_timeout() -> u64 {
-    u64::try_from(SESSION_IDLE_TIMEOUT.get()).unwrap_or(0)
+    whole(&SESSION_IDLE_TIMEOUT).into()
 }
 
 /// Whether weights stay in their file.
