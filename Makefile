@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
+	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -86,13 +86,16 @@ fuzz-literals: install ## the same at length: COUNT=1000000 SEED=1
 fuzz-asan: setup ## the parser alone under AddressSanitizer: SECONDS=60 SEED=1
 	@tests/literals/parser.sh $(or $(SECONDS),60) $(SEED)
 
+kills: install ## signals to model processes at random moments: COUNT=200 SEED=1
+	@tests/kills/run.sh $(or $(COUNT),200) $(SEED)
+
 test-sqlsmith: install ## sqlsmith as an unprivileged role, for a minute
 	@tests/sqlsmith/run.sh 60 1
 
 sqlsmith: install ## the same at length: SECONDS=1800 SEED=1
 	@tests/sqlsmith/run.sh $(or $(SECONDS),1800) $(SEED)
 
-conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL
+conformance: install ## ONNX's own test cases, through raw ONNX Runtime and through SQL; MODELS=folder adds its models to those with unequal rows
 	@scripts/timed.sh $@ tests/conformance/run.sh
 
 test-isolation: install generated ## tests/isolation: sessions that meet

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the release of the extension and of the probe for the server of PG_CONFIG, and lays all that an installation holds
+# Builds the release of the extension and of the model process for the server of PG_CONFIG, and lays all that an installation holds
 # out under target/stage/, each file at the path that it will have. Does nothing where nothing has changed since.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
@@ -17,7 +17,7 @@ library=$TARGET/onnxruntime
 [ -e "$library/libonnxruntime.so" ] || fail "there is no $library/libonnxruntime.so" "Run: make setup ORT=$ORT"
 
 sources=("$library/libonnxruntime.so" scripts/build.sh)
-for path in Cargo.toml Cargo.lock rust-toolchain.toml .cargo pg_predict.control src sql; do
+for path in Cargo.toml Cargo.lock rust-toolchain.toml .cargo pg_predict.control src crates sql; do
     [ ! -e "$path" ] || sources+=("$path")
 done
 if [ "$(cat "$stamp" 2>/dev/null)" = "$identity" ] && [ -z "$(find "${sources[@]}" -newer "$stamp" -print -quit)" ]; then
@@ -32,10 +32,10 @@ say "building pg_predict for PostgreSQL $PG_MAJOR (release); the first time take
 rm -rf "$stage"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$stage" ||
     fail "the extension did not build (see above)" "A compiler that was killed ran out of memory: try CARGO_BUILD_JOBS=1."
-cargo build --release --package pg_predict_engine --bin pg_predict_probe || fail "the probe did not build (see above)"
+cargo build --release --package pg_predict_model_process || fail "the model process did not build (see above)"
 
 mkdir -p "$stage$PG_LIB/pg_predict"
-install -m 755 "$TARGET/release/pg_predict_probe" "$library"/*.so "$stage$PG_LIB/pg_predict/"
+install -m 755 "$TARGET/release/pg_predict_model_process" "$library"/*.so "$stage$PG_LIB/pg_predict/"
 install -m 644 "$library"/onnxruntime-* "$stage$PG_LIB/pg_predict/"
 [ -e "$stage$PG_LIB/pg_predict.so" ] && [ -e "$stage$PG_SHARE/extension/pg_predict.control" ] ||
     fail "cargo pgrx package left no pg_predict.so or pg_predict.control below $stage" "Is the version of cargo-pgrx the one in Cargo.toml? Run: make setup"

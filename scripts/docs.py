@@ -6,7 +6,7 @@ usage: scripts/cluster.sh run -c shared_preload_libraries=pg_predict scripts/doc
 
 `reference` compares the tables of docs/reference/ with the code, both ways: functions (arguments, results), types, views and their
 columns, settings (default, who may set them) as the server of PGHOST has them; options and SQLSTATEs as the sources do. A
-function is for users where its SQL has a comment; an internal error is a bug, and has no row. `links` follows every link of the built site, and those of README.md, to a file and an
+function is for users if its SQL has a comment and it is not in the schema predict_internal; an internal error is a bug, and has no row. `links` follows every link of the built site, and those of README.md, to a file and an
 anchor that are there, and finds pages that SUMMARY.md lacks.
 """
 
@@ -54,15 +54,14 @@ OF_EXTENSION = "d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND 
 def functions(page: str) -> Iterator[str]:
     known: dict[str, tuple[str, str, bool]] = {}
     rows = query(
-        f"""SELECT p.proname, pg_get_function_arguments(p.oid), coalesce(pg_get_function_result(p.oid), ''), obj_description(p.oid, 'pg_proc') IS NOT NULL
+        f"""SELECT p.proname, pg_get_function_arguments(p.oid), coalesce(pg_get_function_result(p.oid), ''),
+                   p.pronamespace <> 'predict_internal'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NOT NULL
               FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND {OF_EXTENSION}"""
     )
     for name, arguments, result, for_users in rows:
         if name not in known or for_users == "t":
             known[name] = (signature(arguments), result, for_users == "t")
-    # What the page names as parts of others.
-    parts = re.search(r"^The other functions.*?(\n\n|\Z)", page, re.MULTILINE | re.DOTALL)
-    told = set(CODE.findall(parts[0])) if parts else set()
+    told: set[str] = set()
     for row in cells(page):
         for name, arguments in re.findall(r"`(\w+)\(([^`]*)\)`", row[0]):
             told.add(name)
@@ -88,7 +87,7 @@ def functions(page: str) -> Iterator[str]:
 def types(page: str) -> Iterator[str]:
     rows = query(
         f"""SELECT t.typname FROM pg_type t JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND {OF_EXTENSION}
-             WHERE t.typtype = 'b' AND t.typcategory <> 'A'"""
+             WHERE t.typtype = 'b' AND t.typcategory <> 'A' AND t.typnamespace <> 'predict_internal'::regnamespace"""
     )
     for (name,) in rows:
         if f"`{name}`" not in page and f"`predict.{name}`" not in page:
@@ -140,7 +139,7 @@ def settings(page: str) -> Iterator[str]:
 
 
 def options(page: str) -> Iterator[str]:
-    source = (ROOT / "src/engine/options.rs").read_text(encoding="utf-8")
+    source = (ROOT / "crates/engine/src/options.rs").read_text(encoding="utf-8")
     struct = re.search(r"pub struct Options \{(.*?)\n\}", source, re.DOTALL)
     have = set(re.findall(r"^    pub (\w+):", struct[1], re.MULTILINE)) if struct else set()
     told = {row[0].strip("`") for row in cells(page)}
@@ -149,8 +148,8 @@ def options(page: str) -> Iterator[str]:
 
 
 def errors(page: str) -> Iterator[str]:
-    have = {name.lower() for name in re.findall(r"\bERRCODE_(\w+)", (ROOT / "src/error.rs").read_text(encoding="utf-8"))} - {"successful_completion", "internal_error"}
-    for file in sorted((ROOT / "sql").glob("*.sql")):
+    have = {name.lower() for name in re.findall(r"\bERRCODE_(\w+)", (ROOT / "src/pg/report.rs").read_text(encoding="utf-8"))} - {"successful_completion", "internal_error"}
+    for file in sorted((ROOT / "sql").rglob("*.sql")):
         have |= set(re.findall(r"\bRAISE (?!EXCEPTION|NOTICE|WARNING|INFO|LOG|DEBUG)([a-z_]+) USING", file.read_text(encoding="utf-8")))
     told = {row[1].strip("`"): row[0] for row in cells(page)}
     yield from (f"SQLSTATE {name} is not in the reference" for name in sorted(have - set(told)))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Owns `make lint`: layout, clippy and this project's own rules (scripts/lint_rules.py and
-# scripts/lint_sql.py say which).
+# Owns `make lint`: layout, clippy and this project's own rules (scripts/lint_rules.py, scripts/lint_sql.py and
+# scripts/readability.py say which).
 #
 #   scripts/lint.sh                      all three on this checkout
 #   scripts/lint.sh --rules [DIR]        the project's own rules only, on the checkout in DIR
@@ -9,12 +9,13 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 
-# Both say what they find before either ends it.
+# All of them report what they find before one ends it.
 rules() {
     local broken=0
     python3 "$ROOT/scripts/lint_rules.py" "$1" || broken=$?
     "$ROOT/scripts/venv.sh" "$TARGET/lint-venv" "$ROOT/tests/lint/requirements.txt"
     "$TARGET/lint-venv/bin/python" "$ROOT/scripts/lint_sql.py" "$1" || broken=$?
+    "$TARGET/lint-venv/bin/python" "$ROOT/scripts/readability.py" "$1" || broken=$?
     return "$broken"
 }
 

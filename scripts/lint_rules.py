@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Owns the project's own rules for src/, those that rustfmt and clippy cannot know, and checks them.
+"""Checks the project's own rules for its Rust code, which rustfmt and clippy cannot know.
 
 usage: scripts/lint_rules.py [CHECKOUT]
 
@@ -16,22 +16,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a room may use of the others. `engine` is a crate of its own and may use nothing of ours; `error` and `guc` may be used
-# by every other room, and themselves use what is below the registry.
-BELOW = {
-    "lib": {"api", "scan", "cost", "registry", "stats", "pg", "error", "guc"},
-    "api": {"cost", "registry", "stats", "pg", "error", "guc"},
-    "scan": {"cost", "registry", "stats", "pg", "error", "guc"},
-    "cost": {"registry", "pg", "error", "guc"},
-    "registry": {"pg", "error", "guc"},
-    "stats": {"pg", "error", "guc"},
-    "error": {"pg", "guc"},
-    "guc": {"pg", "error"},
-    "pg": {"error", "guc"},
-    "engine": set(),
-    "bin": set(),
+# Rooms from the lowest to the highest, for each crate: a room may use those before it, and no other. A file beside the rooms is one too.
+EXTENSION = ["error", "pg", "settings", "rows", "runtime", "results", "registry", "planner", "scan", "stats", "api", "lib"]
+ENGINE = [
+    "error", "tensor", "hash", "memory", "device", "signature", "options", "reference", "version", "batch", "text", "threads", "onnx", "encoding",
+    "file_cache", "ort", "run", "validation", "tests", "lib",
+]
+MODEL_PROCESS = ["memory", "sandbox", "messages", "control", "codec", "spawn", "client", "server", "bin", "lib"]
+BENCHES = ["address", "target", "cpu", "machine", "arguments", "statements", "figures", "measurements", "report", "measure", "main"]
+CRATES = {"src": EXTENSION, "crates/engine/src": ENGINE, "crates/model_process/src": MODEL_PROCESS, "benches/src": BENCHES}
+# Rooms that handle PostgreSQL's memory.
+UNSAFE_ROOMS = {"pg", "rows", "runtime", "results", "planner", "scan"}
+# Rooms of the model process that handle shared memory, descriptors and processes.
+UNSAFE_PROCESS_ROOMS = set(MODEL_PROCESS) - {"codec", "client", "lib"}
+# One block each that has no safe form: denormals as zero during a run, the texts of a tensor, and weights in memory.
+UNSAFE_FILES = {
+    "crates/engine/src/ort/denormals.rs", "crates/engine/src/ort/string_tensor.rs", "crates/engine/src/ort/weights.rs",
+    "benches/src/measurements/raw.rs",
 }
-ROOMS = set(BELOW) - {"lib", "bin"}
+REPORT = "src/pg/report.rs"
+MOST_FILES = 12
+MOST_LINES = 600
+LONG = "//! Longer than 600 lines because"
 BANNED_NAMES = {"utils", "common", "helpers", "types"}
 PANICS = {
     ".unwrap()": r"\.\s*unwrap\s*\(\s*\)",
@@ -58,6 +64,7 @@ class Source:
     """A Rust file: its text, and its code with comments, strings and (in `product`) tests blanked, line for line."""
 
     path: Path
+    crate: str
     room: str
     module: list[str]
     text: str
@@ -127,9 +134,9 @@ def closing(code: str, brace: int) -> int:
     return len(code)
 
 
-def read(root: Path, path: Path) -> Source:
-    """One file of src/, with its room and its place in the tree of modules."""
-    inside = path.relative_to(root / "src")
+def read(root: Path, crate: str, path: Path) -> Source:
+    """One file of a crate, with its room and its place in the tree of modules."""
+    inside = path.relative_to(root / crate)
     parts = list(inside.with_suffix("").parts)
     room = parts[0]
     module = parts[:-1] if parts[-1] == "mod" or parts == ["lib"] else parts
@@ -137,7 +144,7 @@ def read(root: Path, path: Path) -> Source:
     code = blank(text)
     tests = "tests" in parts
     product = re.sub(r"[^\n]", " ", code) if tests else without_tests(code)
-    return Source(path.relative_to(root), room, module, text, code, product)
+    return Source(path.relative_to(root), crate, room, module, text, code, product)
 
 
 def line_of(text: str, at: int) -> int:
@@ -177,29 +184,26 @@ def used_rooms(source: Source) -> Iterator[tuple[str, int]]:
 
 
 def check_engine_has_no_server(source: Source) -> Iterator[tuple[int, str]]:
-    """engine-without-pgrx: the engine room knows no PostgreSQL."""
-    if source.room == "engine":
+    """engine-without-pgrx: the engine knows no PostgreSQL."""
+    if source.crate == "crates/engine/src":
         for found in re.finditer(r"\bpgrx\w*", source.code):
-            yield found.start(), f"`{found.group()}` in src/engine/, which must compile and be tested without PostgreSQL"
+            yield found.start(), f"`{found.group()}` in the engine, which must compile and be tested without PostgreSQL"
 
 
 def check_ort(source: Source) -> Iterator[tuple[int, str]]:
-    """ort-only-in-session: one file knows how to call ONNX Runtime, and one how to give it texts."""
-    if source.path.as_posix() not in {"src/engine/session.rs", "src/engine/string_tensor.rs"}:
+    """ort-only-in-its-room: one room knows how to call ONNX Runtime."""
+    if source.crate != "benches/src" and not source.path.as_posix().startswith("crates/engine/src/ort/"):
         for found in re.finditer(r"(?<![\w:])(?:::\s*)?ort\s*::|\buse\s+(?:::\s*)?ort\b|\bextern\s+crate\s+ort\b|[{,]\s*ort\s*::", source.code):
-            yield found.start(), "`ort` is named outside the files of src/engine/ that may"
+            yield found.start(), "`ort` is named outside crates/engine/src/ort/"
 
 
 def check_unsafe(source: Source) -> Iterator[tuple[int, str]]:
-    """unsafe-only-in-pg-and-scan: hand-written unsafe lives where PostgreSQL's memory is handled.
-
-    Two blocks more, each in a file of its own: the processor's switch for denormals and ONNX Runtime's filling of a tensor of
-    texts have no safe form.
-    """
-    if source.room not in {"pg", "scan"}:
-        allowed = 1 if source.path.as_posix() in {"src/engine/float.rs", "src/engine/string_tensor.rs"} else 0
+    """unsafe-only-in-its-rooms: hand-written unsafe stays where PostgreSQL's memory is handled."""
+    rooms = {"src": UNSAFE_ROOMS, "crates/model_process/src": UNSAFE_PROCESS_ROOMS}.get(source.crate, set())
+    if source.room not in rooms:
+        allowed = 1 if source.path.as_posix() in UNSAFE_FILES else 0
         for found in list(re.finditer(r"\bunsafe\b", source.code))[allowed:]:
-            yield found.start(), "`unsafe` outside src/pg/ and src/scan/"
+            yield found.start(), "`unsafe` outside the rooms of scripts/lint_rules.py that may"
 
 
 def check_safety_notes(source: Source) -> Iterator[tuple[int, str]]:
@@ -209,14 +213,14 @@ def check_safety_notes(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def check_sqlstate(source: Source) -> Iterator[tuple[int, str]]:
-    """sqlstate-only-in-error: one table gives every error its SQLSTATE."""
-    if source.path.as_posix() != "src/error.rs":
+    """sqlstate-only-in-report: one table gives every error its SQLSTATE."""
+    if source.path.as_posix() != REPORT:
         for found in re.finditer(r"\bPgSqlErrorCode\b|\bERRCODE_\w+", source.code):
-            yield found.start(), f"`{found.group()}`: SQLSTATEs are named in src/error.rs only"
+            yield found.start(), f"`{found.group()}`: SQLSTATEs are named in {REPORT} only"
 
 
 def check_panics(source: Source) -> Iterator[tuple[int, str]]:
-    """no-panic: an error is a value that src/error.rs can tell the user about."""
+    """no-panic: an error is a value that src/pg/report.rs can report."""
     for name, pattern in PANICS.items():
         for found in re.finditer(pattern, source.product):
             yield found.start(), f"`{name}` outside tests; return an error"
@@ -224,7 +228,7 @@ def check_panics(source: Source) -> Iterator[tuple[int, str]]:
 
 def check_names(source: Source) -> Iterator[tuple[int, str]]:
     """names-say-what: files and modules are nouns of the domain."""
-    parts = source.path.relative_to("src").with_suffix("").parts
+    parts = source.path.relative_to(source.crate).with_suffix("").parts
     for name in sorted(BANNED_NAMES.intersection(parts)):
         yield 0, f"a file or folder called `{name}`; name it after what it owns"
     for found in re.finditer(r"\bmod\s+(\w+)", source.code):
@@ -239,17 +243,26 @@ def check_opening(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def check_rooms(source: Source) -> Iterator[tuple[int, str]]:
-    """rooms-look-down: lib -> api, scan -> cost -> registry, stats -> pg -> engine."""
-    if source.room not in BELOW:
-        yield 0, f"src/{source.room} is no room that DESIGN names; its place among the others is given in scripts/lint_rules.py"
+    """rooms-look-down: a room uses the rooms below it, so there are no circles."""
+    rooms = CRATES[source.crate]
+    if source.room not in rooms:
+        yield 0, f"{source.crate}/{source.room} has no place among the rooms; give it one in scripts/lint_rules.py"
         return
-    if source.room == "engine":
+    if source.crate == "crates/engine/src":
         for found in re.finditer(r"\bpg_predict\s*::", source.code):
-            yield found.start(), "the room `engine` uses the extension, which is above it"
-        return
+            yield found.start(), "the engine uses the extension, which is above it"
+    below = rooms[: rooms.index(source.room)]
+    # What is compiled for tests alone may look anywhere.
     for room, at in used_rooms(source):
-        if room in ROOMS and room != source.room and room not in BELOW[source.room]:
+        if room in rooms and room != source.room and room not in below and source.product[at : at + len(room)].strip():
             yield at, f"the room `{source.room}` uses `{room}`, which is not below it"
+
+
+def check_length(source: Source) -> Iterator[tuple[int, str]]:
+    """files-are-short: a long file has more than one duty, or says why it is long."""
+    lines = source.text.count("\n")
+    if lines > MOST_LINES and LONG not in source.text:
+        yield 0, f"{lines} lines; divide the file by duty, or write `{LONG} ..` at its top"
 
 
 RULES = [
@@ -262,17 +275,27 @@ RULES = [
     check_names,
     check_opening,
     check_rooms,
+    check_length,
 ]
+
+
+def check_folders(root: Path) -> Iterator[Break]:
+    """A room that holds many files is more than one room."""
+    for crate in CRATES:
+        for folder in sorted(each for each in (root / crate).rglob("*") if each.is_dir()):
+            count = len(list(folder.glob("*.rs")))
+            if count > MOST_FILES:
+                yield Break(folder.relative_to(root), 1, "rooms-are-small", f"{count} files; a room has at most {MOST_FILES}")
 
 
 def check_manifests(root: Path) -> Iterator[Break]:
     """The same rules where they show in a Cargo.toml."""
-    engine = root / "src" / "engine" / "Cargo.toml"
+    engine = root / "crates" / "engine" / "Cargo.toml"
     for number, line in enumerate(engine.read_text(encoding="utf-8").splitlines(), 1):
         if re.match(r"\s*[\"']?pgrx", line):
-            yield Break(engine.relative_to(root), number, "engine-without-pgrx", "the engine room depends on `pgrx`")
+            yield Break(engine.relative_to(root), number, "engine-without-pgrx", "the engine depends on `pgrx`")
         if re.match(r"\s*pg_predict\s*[.=]", line):
-            yield Break(engine.relative_to(root), number, "rooms-look-down", "the room `engine` uses the extension, which is above it")
+            yield Break(engine.relative_to(root), number, "rooms-look-down", "the engine uses the extension, which is above it")
     workspace = root / "Cargo.toml"
     settings = workspace.read_text(encoding="utf-8")
     for lint in ("undocumented_unsafe_blocks", "unsafe_op_in_unsafe_fn"):
@@ -282,20 +305,20 @@ def check_manifests(root: Path) -> Iterator[Break]:
 
 def main() -> int:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent).resolve()
-    files = sorted((root / "src").rglob("*.rs"))
+    files = [(crate, path) for crate in CRATES for path in sorted((root / crate).rglob("*.rs"))]
     if not files:
         print(f"{root}/src holds no Rust; nothing was checked", file=sys.stderr)
         return 2
-    breaks = list(check_manifests(root))
-    for path in files:
-        source = read(root, path)
+    breaks = [*check_manifests(root), *check_folders(root)]
+    for crate, path in files:
+        source = read(root, crate, path)
         for rule in RULES:
             name = (rule.__doc__ or "").split(":")[0]
             breaks += [Break(source.path, line_of(source.text, at), name, what) for at, what in rule(source)]
     for broken in sorted(breaks, key=lambda each: (each.path, each.line)):
         print(f"{broken.path}:{broken.line}: {broken.rule}: {broken.what}")
     if not breaks:
-        print(f"{len(files)} files keep {len(RULES)} rules")
+        print(f"{len(files)} files keep {len(RULES) + 1} rules")
     return 1 if breaks else 0
 
 

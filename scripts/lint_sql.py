@@ -42,7 +42,7 @@ class Statement:
 
 def files(root: Path) -> list[Path]:
     """The files of the script in the order in which they are installed."""
-    order = re.findall(r'extension_sql_file!\("\.\./(sql/\w+\.sql)"', (root / "src" / "lib.rs").read_text(encoding="utf-8"))
+    order = re.findall(r'extension_sql_file!\("\.\./(sql/\w+/\w+\.sql)"', (root / "src" / "lib.rs").read_text(encoding="utf-8"))
     return [root / name for name in order]
 
 

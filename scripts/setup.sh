@@ -81,7 +81,8 @@ apt() {
     fi
     [ $# -gt 0 ] || return 0
     say "installing: $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" ||
+    # A new machine often runs its own upgrades first: those are waited for.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" ||
         fail "apt-get could not install: $*" "Look at the message above; 'apt-get -f install' mends an interrupted installation."
 }
 

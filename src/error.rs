@@ -1,27 +1,17 @@
-//! The one table from what went wrong to SQLSTATE, message, DETAIL and HINT; no other file names an SQLSTATE.
+//! The error type of the extension. Its variants carry facts only.
 //!
-//! Messages start in lower case without a full stop and quote names; DETAIL and HINT are sentences.
+//! `pg/report.rs` maps every variant to SQLSTATE, message, DETAIL and HINT. No other file names an SQLSTATE.
 
-use pg_predict_engine::error::{DeviceMissing, Error as Engine};
-use pg_predict_engine::options::Options;
-use pgrx::PgSqlErrorCode as Code;
-use pgrx::pg_sys::panic::ErrorReport;
+use pg_predict_engine::error::Error as Engine;
+use pg_predict_model_process::client::Cause;
 
-use crate::pg::printed::printable;
-use crate::pg::text;
-
-/// The extension's result.
+/// The result type of the extension.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// A text as the client can get it, in one line whatever the names in it contain.
-fn sendable(text: String) -> String {
-    text::sendable(printable(&text).into_owned())
-}
-
-/// What went wrong, as facts.
+/// An error, as facts.
 #[derive(Debug, Clone)]
 pub(crate) enum Error {
-    /// The engine failed, for a model with this label where one is known.
+    /// The engine reported an error. `model` is the label of the model, if known.
     Engine { model: Option<String>, error: Engine },
     /// No model has this name.
     NoModel { name: String },
@@ -31,21 +21,21 @@ pub(crate) enum Error {
     NoAlias { model: String, alias: String },
     /// No role has this name.
     NoRole { role: String },
-    /// A name that cannot be given.
+    /// A name is not valid for this kind of object.
     BadName { what: &'static str, name: String, reason: &'static str },
-    /// The caller may not do this to the model.
+    /// The caller lacks the privilege for this action on the model.
     NotPermitted { model: String, verb: &'static str },
-    /// The caller may not read files of the server.
+    /// The caller may not read files on the server.
     NoFilePermission,
-    /// A file of the server cannot be read.
+    /// A file on the server cannot be read.
     File { path: String, reason: String },
-    /// A version that an alias names is not dropped.
+    /// A version cannot be dropped because aliases name it.
     AliasNames { model: String, version: i32, aliases: Vec<String> },
-    /// An argument that must not be NULL is.
+    /// An argument is NULL but must not be.
     NullArgument { what: &'static str },
-    /// A model reference changes within one aggregate.
+    /// The model reference changes within one aggregate group.
     ModelChanges { first: String, then: String },
-    /// Columns that the model needs and the row does not have.
+    /// The row lacks columns that the model needs.
     MissingColumns {
         model: String,
         missing: Vec<String>,
@@ -53,60 +43,73 @@ pub(crate) enum Error {
         several_match: Option<String>,
         features_hint: bool,
     },
-    /// The number of arguments does not fit.
-    Arguments { model: String, given: usize, wanted: String },
-    /// A column or argument has a type that does not go into its input.
+    /// The number of arguments does not match the inputs of the model.
+    Arguments { model: String, given: usize, wanted: String, hint: Option<&'static str> },
+    /// The row argument of a call resolved to a column with the same name as an item in FROM, and that column does not
+    /// match the inputs of the model.
+    ColumnNotRow { column: String, error: Box<Error> },
+    /// Several columns, inputs or outputs have the same name.
+    AmbiguousName { what: &'static str, name: String },
+    /// An output value is out of range for the result type.
+    ResultOutOfRange { model: String, output: String, value: String, type_name: String },
+    /// A carried value is out of range for the type declared for its column.
+    CarriedOutOfRange { column: String, value: i64, type_name: String },
+    /// The type of a column or argument cannot be converted to the type of its input.
     WrongType { model: String, column: String, given: String, wanted: String, hint: Option<&'static str> },
-    /// An array, or bytes, that are not a row of their input.
+    /// An array or bytea value does not match the shape of its input.
     ArrayShape { model: String, column: String, given: String, wanted: String, bytes: bool },
-    /// A file that the model names lies where it must not be read.
+    /// A file of external weights is in a location that must not be read.
     Outside { location: String, reason: &'static str },
-    /// An array holds a NULL.
+    /// An array contains NULL.
     ArrayNull { model: String, column: String, position: usize },
-    /// A feature is NULL and the option on_null says error.
+    /// A feature is NULL and the option `on_null` is `error`.
     NullFeature { model: String, column: String },
-    /// A row is NULL as a whole and the option on_null says error.
+    /// A whole row is NULL and the option `on_null` is `error`.
     NullRow { model: String },
-    /// A value does not fit the element type.
+    /// A value does not fit the element type of its input.
     OutOfRange { model: String, column: String, element: String },
-    /// Rows of one call differ in their columns.
+    /// The rows of one call have different columns.
     RowsDiffer,
-    /// A column of the definition list is neither an output nor carried.
+    /// A column of the column definition list is neither an output nor a carried column.
     UnknownColumn { name: String, outputs: Vec<String>, carried: Vec<String> },
-    /// A value cannot be given as the declared type.
+    /// A value cannot be returned as the declared type.
     CannotCast { column: String, from: String, to: String },
-    /// predict_array and others, on an output that is of another sort.
+    /// An output has a kind that the called function (`predict_array` and others) cannot return.
     OutputKind { model: String, output: String, kind: String, function: &'static str, hint: String },
     /// A result is too large for one datum.
     TooLarge { bytes: usize },
-    /// A text is no value of type prediction_batch.
+    /// A text is not a valid value of type prediction_batch.
     BadBatch { reason: String },
-    /// Bytes are no value of type prediction_batch.
+    /// Binary data is not a valid value of type prediction_batch.
     BadBinary { reason: String },
-    /// A row would have more columns than PostgreSQL's rows have.
+    /// A row would exceed PostgreSQL's limit on the number of columns.
     TooManyColumns { columns: usize, limit: usize },
-    /// The type of a stored column has other columns than when it was stored.
+    /// The type of a stored column now has different columns than at the time of storage.
     TypeChanged { column: String, of: String },
     /// A temporary file cannot be written or read.
     TemporaryFile { path: String, reason: String },
-    /// A handle outlived its query.
+    /// A handle was used after its query ended.
     StaleHandle,
-    /// Statistics need the library to be preloaded.
+    /// Statistics are not collected because the library is not preloaded.
     NotPreloaded,
-    /// A version fails checks of its model, so no alias is pointed at it.
+    /// A version fails checks of its model, so an alias cannot be set to it.
     ChecksFail { model: String, version: i32, failed: Vec<String> },
-    /// The function was called where it cannot work.
+    /// The function was called in a context that does not support it.
     Context { function: &'static str, reason: &'static str },
-    /// A plan node of ours does not say what it does.
+    /// The private data of a BatchPredict plan node is invalid.
     Plan { reason: String },
-    /// The probe program is not there.
-    NoProbe { path: String, reason: String },
-    /// The probe took too long.
+    /// The program of the model process could not be started.
+    NoModelProcess { path: String, reason: String },
+    /// The model process ended while it loaded or ran a model.
+    ModelProcessEnded { model: Option<String>, cause: Cause, said: String },
+    /// Validation exceeded its time limit.
     ProbeTimeout { milliseconds: u128 },
-    /// The probe ran out of memory.
+    /// Validation exceeded its memory limit.
     ProbeMemory { detail: String },
-    /// The probe died.
+    /// The validation process ended abnormally.
     ProbeDied { how: String, said: String },
+    /// The HTML page of `predict.report()` could not be rendered.
+    Report { reason: String },
 }
 
 impl From<Engine> for Error {
@@ -115,444 +118,7 @@ impl From<Engine> for Error {
     }
 }
 
-/// Adds the model's label to an engine error.
+/// Returns a function that adds the label of the model to an engine error.
 pub(crate) fn of_model(model: &str) -> impl Fn(Engine) -> Error {
     move |error| Error::Engine { model: Some(model.to_owned()), error }
-}
-
-struct Report {
-    code: Code,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
-}
-
-fn report(code: Code, message: impl Into<String>) -> Report {
-    Report { code, message: message.into(), detail: None, hint: None }
-}
-
-impl Report {
-    fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
-        self
-    }
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
-
-/// What an error says in its first line.
-pub(crate) fn message(error: Error) -> String {
-    table(error).message
-}
-
-/// What an error says, with its detail, in one line.
-pub(crate) fn in_a_line(error: Error) -> String {
-    let report = table(error);
-    match report.detail {
-        Some(detail) => format!("{}: {detail}", report.message),
-        None => report.message,
-    }
-}
-
-/// Says to the client how far a query is.
-pub(crate) fn progress(model: &str, rows: u64, expected: Option<f64>, time: std::time::Duration) {
-    let seconds = time.as_secs_f64().max(1e-3);
-    let speed = rows as f64 / seconds;
-    let expected = expected.filter(|e| *e >= rows as f64);
-    let of = expected.map_or_else(String::new, |e| format!(" of about {e:.0}"));
-    let left = expected.filter(|_| speed > 0.0);
-    let left = left.map_or_else(String::new, |e| format!(", about {:.0} s left", (e - rows as f64) / speed));
-    ErrorReport::new(
-        Code::ERRCODE_SUCCESSFUL_COMPLETION,
-        sendable(format!("model \"{model}\": {rows}{of} rows in {seconds:.1} s, {speed:.0} rows a second{left}")),
-        "pg_predict",
-    )
-    .report(pgrx::PgLogLevel::NOTICE);
-}
-
-/// Says something to the client as a notice.
-pub(crate) fn notice(message: &str, detail: &str) {
-    ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, sendable(message.to_owned()), "pg_predict")
-        .set_detail(sendable(detail.to_owned()))
-        .report(pgrx::PgLogLevel::NOTICE);
-}
-
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
-}
-
-/// Raises the error. The one place that does: what unwinds is turned into a PostgreSQL error where SQL called us.
-#[track_caller]
-#[allow(clippy::panic)]
-pub(crate) fn raise(error: Error) -> ! {
-    let r = table(error);
-    let mut e = ErrorReport::new(r.code, sendable(r.message), "pg_predict");
-    if let Some(detail) = r.detail {
-        e = e.set_detail(sendable(detail));
-    }
-    if let Some(hint) = r.hint {
-        e = e.set_hint(sendable(hint));
-    }
-    std::panic::panic_any(e)
-}
-
-/// Says something to the client as a warning.
-pub(crate) fn warn(message: &str, detail: &str, hint: &str) {
-    ErrorReport::new(Code::ERRCODE_WARNING, sendable(message.to_owned()), "pg_predict")
-        .set_detail(sendable(detail.to_owned()))
-        .set_hint(sendable(hint.to_owned()))
-        .report(pgrx::PgLogLevel::WARNING);
-}
-
-/// Writes a line to the server's log.
-pub(crate) fn log(message: String) {
-    ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_predict").report(pgrx::PgLogLevel::LOG);
-}
-
-fn table(error: Error) -> Report {
-    match error {
-        Error::Engine { model, error } => engine(model, error),
-        Error::NoModel { name } => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{name}\" does not exist"))
-            .hint("The view predict.models lists the models."),
-        Error::NoVersion { model, version } => {
-            report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{model}\" has no version {version}"))
-                .hint("The view predict.models lists the versions.")
-        }
-        Error::NoAlias { model, alias } => {
-            report(Code::ERRCODE_UNDEFINED_OBJECT, format!("model \"{model}\" has no alias \"{alias}\""))
-                .hint("The view predict.models lists the aliases.")
-        }
-        Error::NoRole { role } => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{role}\" does not exist")),
-        Error::BadName { what, name, reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("\"{name}\" cannot name {what}: {reason}"))
-        }
-        Error::NotPermitted { model, verb } => {
-            let r = report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for model \"{model}\""));
-            if verb == "use" {
-                r.hint("Its owner can grant the use of it with predict.grant_usage().")
-            } else {
-                r.detail(format!("Only its owner may {verb} it."))
-            }
-        }
-        Error::NoFilePermission => {
-            report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to read a file of the server")
-                .detail("Only roles with privileges of the \"pg_read_server_files\" role may.")
-                .hint("predict.create_model() takes the model's bytes from the client.")
-        }
-        Error::File { path, reason } => {
-            report(Code::ERRCODE_UNDEFINED_FILE, format!("could not read file \"{path}\": {reason}"))
-                .hint("The path is one on the server, read as the user that the server runs as.")
-        }
-        Error::AliasNames { model, version, aliases } => report(
-            Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("cannot drop version {version} of model \"{model}\" because an alias names it"),
-        )
-        .detail(format!("The aliases that name it: {}.", quoted(&aliases)))
-        .hint("Point them at another version with predict.set_alias(), or drop the whole model."),
-        Error::NullArgument { what } => {
-            report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{what} must not be NULL"))
-        }
-        Error::ModelChanges { first, then } => report(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("predict_batch got model \"{then}\" after \"{first}\" in one group"),
-        )
-        .hint("One result is of one model: add GROUP BY the model's name."),
-        Error::MissingColumns { model, missing, given, several_match, features_hint } => {
-            let r = report(
-                Code::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!(
-                    "model \"{model}\" needs {} that the row does not have: {}",
-                    if missing.len() == 1 { "a column" } else { "columns" },
-                    quoted(&missing)
-                ),
-            )
-            .detail(match several_match {
-                Some(column) => format!("More than one column of the row differs from \"{column}\" only in case."),
-                None if given.is_empty() => "The row has no column.".to_owned(),
-                None => format!("The row has: {}.", quoted(&given)),
-            });
-            if features_hint {
-                r.hint("The option \"features\" of predict.create_model() names the columns that make up a wide input, in order, or that hold a text.")
-            } else {
-                r.hint("Columns are matched to inputs by name; the view predict.model_inputs lists the inputs.")
-            }
-        }
-        Error::Arguments { model, given, wanted } => report(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("model \"{model}\" takes {wanted}, and got {given} {}", if given == 1 { "value" } else { "values" }),
-        )
-        .hint("Pass one value for each, or one row whose columns have the names of the inputs."),
-        Error::WrongType { model, column, given, wanted, hint } => {
-            let r = report(
-                Code::ERRCODE_DATATYPE_MISMATCH,
-                format!("column \"{column}\" of type {given} does not go into an input of type {wanted}"),
-            )
-            .detail(format!("Model \"{model}\"."));
-            match hint {
-                Some(hint) => r.hint(hint),
-                None => r.hint("Cast it to a type that holds the same values."),
-            }
-        }
-        Error::ArrayShape { model, column, given, wanted, bytes } => {
-            let what = if bytes { "bytea" } else { "array" };
-            report(
-                Code::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("{what} \"{column}\" has {given}, and model \"{model}\" takes {wanted}"),
-            )
-            .hint(match (wanted.contains("any"), bytes) {
-                (true, true) => "A bytea holds the elements as they lie in memory, little-endian; the option \"shapes\" of predict.create_model() tells the dimensions that the model leaves open.",
-                (false, true) => "A bytea holds the elements as they lie in memory, little-endian.",
-                (true, false) => "An array has the shape of a row; the option \"shapes\" of predict.create_model() tells the dimensions that the model leaves open, and then one dimension with all elements will do.",
-                (false, false) => "An array has the shape of a row, or one dimension with all its elements.",
-            })
-        }
-        Error::Outside { location, reason } => report(
-            Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("the model keeps weights in file \"{location}\", which may not be read: {reason}"),
-        )
-        .hint("Its files are regular files in the folder of the model, without links."),
-        Error::ArrayNull { model, column, position } => report(
-            Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            format!("element {position} of array \"{column}\" is NULL"),
-        )
-        .detail(format!("Model \"{model}\"."))
-        .hint("A version made with the option \"on_null\": \"nan\" takes NaN for it, where its input is of a float type."),
-        Error::NullFeature { model, column } => report(
-            Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            format!("column \"{column}\" is NULL"),
-        )
-        .detail(format!("Model \"{model}\" was created with the option \"on_null\": \"error\".")),
-        Error::NullRow { model } => report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, "the row is NULL")
-            .detail(format!("Model \"{model}\" was created with the option \"on_null\": \"error\".")),
-        Error::OutOfRange { model, column, element } => report(
-            Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            format!("a value of column \"{column}\" does not fit type {element}"),
-        )
-        .detail(format!("Model \"{model}\".")),
-        Error::RowsDiffer => report(
-            Code::ERRCODE_DATATYPE_MISMATCH,
-            "rows of one predict_batch call differ in their columns",
-        ),
-        Error::UnknownColumn { name, outputs, carried } => {
-            let carried = if carried.is_empty() { "none".to_owned() } else { quoted(&carried) };
-            report(
-                Code::ERRCODE_INVALID_COLUMN_DEFINITION,
-                format!("column \"{name}\" is neither an output of the model nor a carried column"),
-            )
-            .detail(format!("Outputs: {}. Carried: {carried}.", quoted(&outputs)))
-        }
-        Error::CannotCast { column, from, to } => report(
-            Code::ERRCODE_DATATYPE_MISMATCH,
-            format!("column \"{column}\" of type {from} cannot be given as {to}"),
-        )
-        .hint(format!("Declare it as {from}, and cast it in the select list.")),
-        Error::OutputKind { model, output, kind, function, hint } => report(
-            Code::ERRCODE_DATATYPE_MISMATCH,
-            format!("{function} cannot return output \"{output}\" of model \"{model}\", which is {kind}"),
-        )
-        .hint(hint),
-        Error::TooLarge { bytes } => report(
-            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("a prediction_batch of {} MB does not fit into one value", bytes >> 20),
-        )
-        .detail("PostgreSQL's values are at most 1 GB.")
-        .hint("Read it where it is made: SELECT .. FROM predictions((SELECT predict_batch(..) FROM ..)) has no such limit."),
-        Error::BadBatch { reason } => report(
-            Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
-            "invalid value of type prediction_batch",
-        )
-        .detail(reason),
-        Error::BadBinary { reason } => report(
-            Code::ERRCODE_INVALID_BINARY_REPRESENTATION,
-            "invalid value of type prediction_batch",
-        )
-        .detail(reason),
-        Error::TooManyColumns { columns, limit } => report(
-            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("a row of carried columns and outputs would have {columns} columns, and a row has at most {limit}"),
-        )
-        .hint("Pass a row with the columns that the model takes and those that are needed with the predictions."),
-        Error::TypeChanged { column, of } => report(
-            Code::ERRCODE_DATA_CORRUPTED,
-            format!("the type \"{of}\" of column \"{column}\" has other columns than when its values were stored"),
-        )
-        .hint("Declare the column as text in the column definition list of predictions()."),
-        Error::TemporaryFile { path, reason } => report(
-            Code::ERRCODE_IO_ERROR,
-            format!("could not use temporary file \"{path}\": {reason}"),
-        ),
-        Error::Plan { reason } => {
-            report(Code::ERRCODE_INTERNAL_ERROR, "a plan node of pg_predict cannot be read").detail(reason)
-        }
-        Error::StaleHandle => report(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "a prediction batch handle is used outside of its query",
-        )
-        .hint("Use predict_batch() and predictions()."),
-        Error::NotPreloaded => report(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "statistics of models are not collected",
-        )
-        .detail("pg_predict is not in shared_preload_libraries.")
-        .hint("Add pg_predict to shared_preload_libraries in postgresql.conf and restart the server."),
-        Error::ChecksFail { model, version, failed } => report(
-            Code::ERRCODE_CHECK_VIOLATION,
-            format!("version {version} of model \"{model}\" fails its checks"),
-        )
-        .detail(failed.join(" "))
-        .hint("predict.check() shows the rows that fail; predict.set_alias(.., force => true) overrides."),
-        Error::Context { function, reason } => {
-            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, format!("{function} {reason}"))
-        }
-        Error::NoProbe { path, reason } => report(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("could not start the program that tries models: {reason}"),
-        )
-        .detail(format!("It is expected at \"{path}\"."))
-        .hint("\"make install\" of pg_predict puts it there."),
-        Error::ProbeTimeout { milliseconds } => report(
-            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("trying the model took longer than {milliseconds} ms"),
-        )
-        .hint("The setting pg_predict.probe_timeout says how long it may take."),
-        Error::ProbeMemory { detail } => report(
-            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            "the model needs more memory than may be used to try it",
-        )
-        .detail(detail)
-        .hint("The setting pg_predict.probe_memory says how much it may use."),
-        Error::ProbeDied { how, said } => {
-            let r = report(
-                Code::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("the model crashed the program that tries it: {how}"),
-            );
-            if said.is_empty() { r } else { r.detail(format!("It said: {said}")) }
-        }
-    }
-}
-
-fn engine(model: Option<String>, error: Engine) -> Report {
-    let of = |text: &str| match &model {
-        Some(model) => format!("model \"{model}\" {text}"),
-        None => format!("the model {text}"),
-    };
-    match error {
-        Engine::Library { path, reason } => report(
-            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("could not load the ONNX Runtime library \"{path}\""),
-        )
-        .detail(reason)
-        .hint("\"make install\" of pg_predict puts the library there; the setting pg_predict.onnxruntime_library names another."),
-        Engine::Device { device, missing, reason } => {
-            let (what, hint) = match missing {
-                DeviceMissing::Provider => (
-                    "this ONNX Runtime library has no CUDA in it",
-                    "\"make install ORT=gpu\" of pg_predict installs the library with CUDA.",
-                ),
-                DeviceMissing::Libraries => (
-                    "the CUDA or cuDNN libraries cannot be loaded",
-                    "Install CUDA and cuDNN in the versions that the ONNX Runtime library names.",
-                ),
-                DeviceMissing::Driver => {
-                    ("there is no CUDA driver or no card", "The program nvidia-smi shows the driver and the cards.")
-                }
-                DeviceMissing::Id => {
-                    ("there is no card with this number", "The program nvidia-smi lists the cards, from 0.")
-                }
-                DeviceMissing::Other => ("ONNX Runtime gave another reason", "The device \"auto\" falls back to cpu."),
-            };
-            report(
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("device \"{device}\" is not available: {what}"),
-            )
-            .detail(reason)
-            .hint(hint)
-        }
-        Engine::InvalidModel { reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "these bytes are not a valid ONNX model").detail(reason)
-        }
-        Engine::Unsupported { what, reason } => {
-            report(Code::ERRCODE_FEATURE_NOT_SUPPORTED, of(&format!("is not supported: {what}"))).detail(reason)
-        }
-        Engine::ExternalData { tensor } => report(
-            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("the model keeps tensor \"{tensor}\" outside of the file, and it is not a weight of the main graph"),
-        )
-        .hint("Save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)."),
-        Engine::ExternalFile { location, reason } => report(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            if location.is_empty() {
-                format!("the weights outside of the model cannot be taken: {reason}")
-            } else {
-                format!("the model keeps weights in file \"{location}\": {reason}")
-            },
-        )
-        .hint("predict.create_model() takes one such file as external_data, create_model_from_file() all that lie beside the model."),
-        Engine::Tokenizer { reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "the tokenizer cannot be read").detail(reason).hint(
-                "It is a tokenizer.json as the Hugging Face library tokenizers saves it.",
-            )
-        }
-        Engine::Locale { reason } => {
-            report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, of("needs a locale that is not installed"))
-                .detail(reason)
-                .hint("Install it on the server, on Debian with: apt-get install locales; localedef -i en_US -f UTF-8 en_US.UTF-8")
-        }
-        Engine::OutOfMemory { what, bytes } => {
-            let size = if bytes > 0 { format!(" of {bytes} bytes") } else { String::new() };
-            report(Code::ERRCODE_OUT_OF_MEMORY, format!("out of memory for {what}{size}"))
-                .hint("A smaller pg_predict.batch_size needs less.")
-        }
-        Engine::Run { reason } => {
-            report(Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, of("failed while running")).detail(reason)
-        }
-        Engine::OutputRows { output, shape, rows } => report(
-            Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-            of(&format!("did not answer row by row: output \"{output}\"")),
-        )
-        .detail(format!("{rows} rows went in, and the output has shape {shape:?}.")),
-        Engine::OutputChanged { output, expected, got } => report(
-            Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-            of(&format!("gave output \"{output}\" in another form than when it was created")),
-        )
-        .detail(format!("Then {expected}, now {got}.")),
-        Engine::Hash { expected, got } => {
-            report(Code::ERRCODE_DATA_CORRUPTED, of("is damaged: its stored bytes fail their hash"))
-                .detail(format!("They should have sha256 {expected} and have {got}."))
-                .hint("Restore the tables predict.content and predict.chunk from a backup, or create the version again.")
-        }
-        Engine::CacheTooSmall { needed, limit } => report(
-            Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            of(&format!("needs {} MB in memory, and loaded models may take {} MB", needed.div_ceil(1 << 20), limit >> 20)),
-        )
-        .hint("The setting pg_predict.session_cache_size says how much they may take."),
-        Engine::Option { key, reason } if key.is_empty() => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, "invalid options").detail(format!("{reason}."))
-        }
-        Engine::Option { key, reason } => {
-            let r = report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid option \"{key}\""));
-            let unknown = !Options::names().contains(&key.as_str());
-            let r = r.detail(format!("{reason}."));
-            if unknown { r.hint(format!("The options are {}.", Options::names().join(", "))) } else { r }
-        }
-        Engine::Reference { text, reason } => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid model reference \"{text}\": {reason}"))
-                .hint("A reference is name[@version | @alias][/output[element]].")
-        }
-        Engine::NoOutput { output, known } => {
-            report(Code::ERRCODE_UNDEFINED_OBJECT, of(&format!("has no output \"{output}\"")))
-                .detail(format!("Its outputs: {}.", quoted(&known)))
-        }
-        Engine::NoElement { output, element, known } => {
-            report(Code::ERRCODE_UNDEFINED_OBJECT, of(&format!("has no element \"{element}\" in output \"{output}\"")))
-                .detail(format!("It has {known}."))
-        }
-        Engine::Malformed { reason } => {
-            report(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, "invalid value of type prediction_batch").detail(reason)
-        }
-        Engine::TooLarge { bytes } => table(Error::TooLarge { bytes }),
-        Engine::Corrupt { what } => report(Code::ERRCODE_DATA_CORRUPTED, "damaged prediction batch").detail(what),
-    }
 }

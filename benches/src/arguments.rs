@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::server::Address;
+use crate::address::Address;
 
 const USAGE: &str = "pg_predict_bench --socket DIR --port N --programs DIR --library FILE --root DIR --minilm DIR \
      --big-model FILE --out DIR --runs N --commit TEXT [--peers PYTHON] [--only NAME,..] [--quick]";

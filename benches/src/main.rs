@@ -3,38 +3,30 @@
 //! It owns the order of things. The server, its tables and the extension are there already (`run.sh`); the models it
 //! registers itself.
 
+mod address;
 mod arguments;
-mod checklist;
-mod contender;
 mod cpu;
-mod forms;
+mod figures;
 mod machine;
 mod measure;
-mod memory;
-mod page;
-mod peer;
-mod plot;
-mod raw;
-mod results;
-mod scale;
-mod server;
-mod small;
-mod start;
-mod text;
-mod workload;
+mod measurements;
+mod report;
+mod statements;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-
 use arguments::Arguments;
 use machine::Machine;
 use measure::Bench;
-use peer::Peers;
-use results::{Results, Software};
-use server::Server;
-use workload::WORKLOADS;
+use measurements::server::Server;
+use measurements::{memory, raw, scale, small, start, text};
+use report::results::{Results, Software};
+use report::{checklist, page, plot};
+use statements::peer::Peers;
+use statements::workload::WORKLOADS;
 
 fn main() -> ExitCode {
     match bench() {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ort::environment::Environment;
 
-use crate::contender::{Contender, Expect, Kind, RawRun, Statement, Work};
 use crate::cpu;
-use crate::forms::{contenders, forms};
-use crate::peer::{Class, Job, OUT, Peers};
-use crate::raw::{BATCHES, Model, Rows, sweep_rows};
-use crate::results::{Agreement, Point, TOLERANCE, Timing, WorkloadResults, median};
-use crate::server::{Difference, Server, same_sum};
-use crate::workload::Workload;
+use crate::figures::{Agreement, Point, TOLERANCE, Timing, median};
+use crate::measurements::raw::{BATCHES, Model, Rows, sweep_rows};
+use crate::measurements::server::{Difference, Server, same_sum};
+use crate::report::results::WorkloadResults;
+use crate::statements::contender::{Contender, Expect, Kind, RawRun, Statement, Work};
+use crate::statements::forms::{contenders, forms};
+use crate::statements::peer::{Class, Job, OUT, Peers};
+use crate::statements::workload::Workload;
 
 /// A peer that takes longer than this runs twice; one that does not compete and takes longer than the second, once.
 const SLOW_SECONDS: f64 = 3.0;

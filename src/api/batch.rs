@@ -1,19 +1,20 @@
-//! The aggregate `predict_batch`: transition, combine, serialize, deserialize, final.
+//! Implements the aggregate `predict_batch`: its transition, combine, serialize, deserialize and final functions.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use pgrx::pg_sys::Datum;
 
-use crate::cost;
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::pg::call::{Call, internal, pg_function};
-use crate::pg::results::Results;
-use crate::pg::shared::Form;
-use crate::pg::site::{Group, Row, Site};
-use crate::pg::spill::Pool;
-use crate::pg::{expanded, memory, text};
+use crate::pg::{memory, report, text};
+use crate::planner::cost;
 use crate::registry;
+use crate::results::call_site::{CallSite, GroupState, RowArguments};
+use crate::results::expanded;
+use crate::results::result_set::Results;
+use crate::results::spill::Pool;
+use crate::runtime::activity::QueryForm;
 
 pg_function!(pg_predict_batch_transition, pg_finfo_pg_predict_batch_transition, transition);
 pg_function!(pg_predict_batch_transition_handle, pg_finfo_pg_predict_batch_transition_handle, transition_handle);
@@ -29,22 +30,22 @@ pg_function!(pg_predict_batch_deserialize, pg_finfo_pg_predict_batch_deserialize
 pg_function!(pg_predict_batch_final, pg_finfo_pg_predict_batch_final, finish);
 pg_function!(pg_predict_batch_final_handle, pg_finfo_pg_predict_batch_final_handle, finish_handle);
 
-/// The sites of one aggregate call: one a model reference, nearly always one.
+/// The call sites of one aggregate call: one per model reference, and nearly always a single one.
 #[derive(Default)]
 struct Sites {
-    sites: Vec<(Vec<u8>, Rc<RefCell<Site>>)>,
+    sites: Vec<(Vec<u8>, Rc<RefCell<CallSite>>)>,
     /// The columns that the reader names.
     columns: Option<Vec<String>>,
-    /// All rows name the same model.
+    /// Whether all rows name the same model.
     constant: bool,
 }
 
-/// Opens the site of a reference.
-pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
+/// Opens the call site of a model reference.
+pub(super) fn open(reference: &str, call: &Call, form: QueryForm) -> Result<CallSite> {
     let resolved = registry::resolve(reference)?;
     cost::note(reference, &resolved.version);
     let session = registry::session(&resolved.version)?;
-    Site::new(
+    CallSite::new(
         resolved.version,
         resolved.selection,
         resolved.names_output,
@@ -55,25 +56,25 @@ pub(super) fn open(reference: &str, call: &Call, form: Form) -> Result<Site> {
 }
 
 fn transition(call: &Call) -> Result<Option<Datum>> {
-    step(call, Row { first: 2, names: None }, None)
+    step(call, RowArguments { first: 2, names: None }, None)
 }
 
 fn transition_handle(call: &Call) -> Result<Option<Datum>> {
-    step(call, Row { first: 3, names: None }, Some(2))
+    step(call, RowArguments { first: 3, names: None }, Some(2))
 }
 
 fn transition_columns(call: &Call) -> Result<Option<Datum>> {
-    step(call, Row { first: 3, names: Some(2) }, None)
+    step(call, RowArguments { first: 3, names: Some(2) }, None)
 }
 
 fn transition_columns_handle(call: &Call) -> Result<Option<Datum>> {
-    step(call, Row { first: 4, names: Some(3) }, Some(2))
+    step(call, RowArguments { first: 4, names: Some(3) }, Some(2))
 }
 
-/// One row. `wanted`: the argument that names the columns that the reader wants.
-fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
-    // The commonest row first: nothing of it needs more than this.
-    if let Some(group) = call.state::<Group>(0)
+/// Adds one row. `wanted`: the argument with the names of the columns that the reader uses.
+fn step(call: &Call, row: RowArguments, wanted: Option<usize>) -> Result<Option<Datum>> {
+    // The most common case first: a row that goes directly into the tensors needs nothing else.
+    if let Some(group) = call.state::<GroupState>(0)
         && group.take(&call.arguments()[row.first..])
     {
         return Ok(Some(internal(group)));
@@ -83,7 +84,7 @@ fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
         let columns = wanted.and_then(|i| call.argument(i)).map(text::array).transpose()?;
         Ok(Sites { sites: Vec::new(), columns, constant: call.names_model() })
     })?;
-    let group = match call.state::<Group>(0) {
+    let group = match call.state::<GroupState>(0) {
         Some(group) => {
             if !sites.constant {
                 group.check_reference(reference)?;
@@ -96,12 +97,12 @@ fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
             let site = match sites.sites.iter().find(|(r, _)| r == raw) {
                 Some((_, site)) => Rc::clone(site),
                 None => {
-                    let site = Rc::new(RefCell::new(open(&text::text(reference)?, call, Form::Aggregate)?));
+                    let site = Rc::new(RefCell::new(open(&text::text(reference)?, call, QueryForm::Aggregate)?));
                     sites.sites.push((raw.to_vec(), Rc::clone(&site)));
                     site
                 }
             };
-            call.give_state(memory::own(context, Group::new(Some(site), raw)))
+            call.give_state(memory::own(context, GroupState::new(Some(site), raw)))
         }
     };
     group.add(call, row, sites.columns.as_deref(), sites.constant)?;
@@ -109,12 +110,12 @@ fn step(call: &Call, row: Row, wanted: Option<usize>) -> Result<Option<Datum>> {
 }
 
 fn combine(call: &Call) -> Result<Option<Datum>> {
-    let Some(theirs) = call.state::<Group>(1) else { return Ok(call.argument(0)) };
-    let ours = match call.state::<Group>(0) {
+    let Some(theirs) = call.state::<GroupState>(1) else { return Ok(call.argument(0)) };
+    let ours = match call.state::<GroupState>(0) {
         Some(ours) => ours,
         None => {
             let context = call.aggregate_context("predict_batch")?;
-            call.give_state(memory::own(context, Group::new(None, &[])))
+            call.give_state(memory::own(context, GroupState::new(None, &[])))
         }
     };
     let pool = call.site(|| Ok(Pool::new()))?;
@@ -123,21 +124,21 @@ fn combine(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn serialize(call: &Call) -> Result<Option<Datum>> {
-    let Some(group) = call.state::<Group>(0) else { return Ok(None) };
+    let Some(group) = call.state::<GroupState>(0) else { return Ok(None) };
     let Some(results) = group.complete(call)? else { return Ok(Some(text::bytes(&[]))) };
-    crate::pg::exchange::put(&results).map(Some)
+    crate::results::exchange::put(&results).map(Some)
 }
 
 fn deserialize(call: &Call) -> Result<Option<Datum>> {
     let Some(bytes) = call.argument(0) else { return Ok(None) };
-    let group = Group::of_parcel(crate::pg::exchange::take(text::varlena(bytes))?);
+    let group = GroupState::of_parcel(crate::results::exchange::take(text::varlena(bytes))?);
     let context = memory::current();
     Ok(Some(internal(memory::own(context, group))))
 }
 
-/// The results of a group that has had all its rows. Tells of those that were bad.
+/// Returns the results of a group after its last row, and warns about rows that failed.
 fn complete(call: &Call) -> Result<Option<Results>> {
-    let Some(group) = call.state::<Group>(0) else { return Ok(None) };
+    let Some(group) = call.state::<GroupState>(0) else { return Ok(None) };
     let results = group.complete(call)?;
     if let Some(results) = &results
         && let Some((which, reason)) = &results.faults.first
@@ -147,7 +148,7 @@ fn complete(call: &Call) -> Result<Option<Results>> {
             1 => ("1 row".to_owned(), "is"),
             n => (format!("{n} rows"), "are"),
         };
-        error::warn(
+        report::warn(
             &format!("{rows} could not be run with model \"{}@{}\", and {are} NULL", layout.model, layout.version),
             &format!("The first is {which}: {reason}"),
             "The version was created with the option \"on_error\": \"null\".",

@@ -1,4 +1,4 @@
-//! `predict.describe`: what a model takes and gives, and a call of it that runs as it stands.
+//! `predict.describe`: describes the inputs and outputs of a model, and writes an example call that runs unchanged.
 
 use std::fmt::Write;
 
@@ -8,8 +8,9 @@ use pgrx::pg_sys::Datum;
 
 use crate::error::Result;
 use crate::pg::call::{Call, pg_function};
-use crate::pg::{emit, printed, text};
+use crate::pg::{quoting, text};
 use crate::registry;
+use crate::results::output_values;
 
 pg_function!(pg_predict_describe, pg_finfo_pg_predict_describe, describe);
 pg_function!(pg_predict_literal_of, pg_finfo_pg_predict_literal_of, literal_of);
@@ -17,34 +18,34 @@ pg_function!(pg_predict_name_of, pg_finfo_pg_predict_name_of, name_of);
 pg_function!(pg_predict_printable_of, pg_finfo_pg_predict_printable_of, printable_of);
 
 fn literal_of(call: &Call) -> Result<Option<Datum>> {
-    Ok(Some(text::datum(&printed::literal(&call.text(0, "the text")?))))
+    Ok(Some(text::datum(&quoting::literal(&call.text(0, "the text")?))))
 }
 
 fn name_of(call: &Call) -> Result<Option<Datum>> {
-    Ok(Some(text::datum(&printed::identifier(&call.text(0, "the name")?))))
+    Ok(Some(text::datum(&quoting::identifier(&call.text(0, "the name")?))))
 }
 
 fn printable_of(call: &Call) -> Result<Option<Datum>> {
-    Ok(Some(text::datum(&printed::printable(&call.text(0, "the text")?))))
+    Ok(Some(text::datum(&quoting::printable(&call.text(0, "the text")?))))
 }
 
-/// A value of an element type, as SQL writes it.
+/// Returns the SQL expression of one value of an element type.
 fn value(element: ElementType, fill: u8) -> String {
     match element {
         ElementType::String => "'a'::text".to_owned(),
         ElementType::Bool => (if fill == 0 { "false" } else { "true" }).to_owned(),
-        _ => format!("{fill}::{}", text::type_name(emit::scalar_type(element))),
+        _ => format!("{fill}::{}", text::type_name(output_values::scalar_type(element))),
     }
 }
 
-/// What a row has for an input, as SQL writes it.
+/// Returns the SQL expression of what a row contains for an input.
 fn content(input: &Input, sample: Sample) -> String {
     let one = value(input.element, sample.fill);
     let shape: Vec<usize> = input.shape.iter().map(|d| d.unwrap_or(sample.length)).collect();
     if shape.iter().product::<usize>() == 1 && input.width().is_some() {
         return one;
     }
-    let dims: Vec<String> = if shape.len() > emit::MOST_DIMENSIONS {
+    let dims: Vec<String> = if shape.len() > output_values::MOST_DIMENSIONS {
         vec![shape.iter().product::<usize>().to_string()]
     } else {
         shape.iter().map(ToString::to_string).collect()
@@ -52,7 +53,7 @@ fn content(input: &Input, sample: Sample) -> String {
     format!("array_fill({one}, ARRAY[{}])", dims.join(", "))
 }
 
-/// The shape of an input as a comment names it.
+/// Returns the shape of an input as the comments of the description show it.
 fn shape(input: &Input) -> String {
     let dims: Vec<String> = input.shape.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
     if dims.is_empty() { String::new() } else { format!("[{}]", dims.join(",")) }
@@ -72,18 +73,18 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
     let mut line = |text: std::fmt::Arguments<'_>| {
         let _ = writeln!(out, "{text}");
     };
-    // What a comment names stays in its line.
-    let printable = |names: &[String]| printed::printable(&names.join(", ")).into_owned();
+    // Names must not end the line of the comment that contains them.
+    let printable = |names: &[String]| quoting::printable(&names.join(", ")).into_owned();
     let batch = if signature.whole {
         "a row is one whole run".to_owned()
     } else if version.runs_alone() {
-        "rows are run one by one, because a row's answer depends on its batch mates".to_owned()
+        "rows are run one at a time, because they may influence each other in a batch".to_owned()
     } else if signature.takes_text() {
         "texts of like length are run together".to_owned()
     } else {
         format!("{} rows are run together", version.batch_size())
     };
-    line(format_args!("-- Model {}: {batch}.", printed::printable(&version.label())));
+    line(format_args!("-- Model {}: {batch}.", quoting::printable(&version.label())));
     let takes: Vec<String> = slots.iter().map(|i| format!("{} {}{}", i.name, i.element, shape(i))).collect();
     line(format_args!(
         "-- Takes of a row: {}.",
@@ -97,8 +98,8 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
     if signature.sample.is_none() {
         line(format_args!("-- The values below are made up, and this model takes others: put your own."));
     }
-    // The version as it was named, without an output.
-    let name = printed::literal(reference.split('/').next().unwrap_or(&reference));
+    // The reference as the caller wrote it, without an output.
+    let name = quoting::literal(reference.split('/').next().unwrap_or(&reference));
     if slots.is_empty() {
         line(format_args!("SELECT predict_json({name}, ROW());"));
         return Ok(Some(text::datum(&out)));
@@ -113,11 +114,11 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
         }
         None => slots.iter().map(|i| (i.name.clone(), content(i, sample))).unzip(),
     };
-    let quoted = |names: &[String]| names.iter().map(|n| printed::identifier(n)).collect::<Vec<_>>().join(", ");
+    let quoted = |names: &[String]| names.iter().map(|n| quoting::identifier(n)).collect::<Vec<_>>().join(", ");
     let outputs: Vec<String> = signature
         .outputs
         .iter()
-        .map(|o| format!("{} {}", printed::identifier(&o.name), text::type_name(emit::natural_type(o))))
+        .map(|o| format!("{} {}", quoting::identifier(&o.name), text::type_name(output_values::natural_type(o))))
         .collect();
     line(format_args!("SELECT p.*"));
     line(format_args!("  FROM predictions(("));

@@ -1,10 +1,13 @@
-//! What users call: thin, one file for each SQL form. Everything that is more than arguments in and a datum out is below.
+//! Entry points of the SQL functions, one file per SQL form.
+//!
+//! They only convert arguments and results; lower modules do the rest.
 
 mod batch;
 mod behalf;
+mod checks;
 mod describe;
 mod models;
 mod plain;
 mod predictions;
+mod report;
 mod stats;
-mod trust;

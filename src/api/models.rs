@@ -1,4 +1,4 @@
-//! The functions of the registry.
+//! Implements the SQL functions of the registry.
 
 use pgrx::pg_sys::Datum;
 
@@ -14,11 +14,11 @@ pg_function!(pg_predict_set_alias, pg_finfo_pg_predict_set_alias, set_alias);
 pg_function!(pg_predict_drop_alias, pg_finfo_pg_predict_drop_alias, drop_alias);
 pg_function!(pg_predict_grant_usage, pg_finfo_pg_predict_grant_usage, grant_usage);
 pg_function!(pg_predict_revoke_usage, pg_finfo_pg_predict_revoke_usage, revoke_usage);
-pg_function!(pg_predict_warm, pg_finfo_pg_predict_warm, warm);
+pg_function!(pg_predict_load_model, pg_finfo_pg_predict_load_model, load_model);
 
 const VOID: Option<Datum> = Some(Datum::null());
 
-/// The options of a call; NULL is none.
+/// Returns the options of a call. NULL means no options.
 fn options(call: &Call, i: usize) -> Result<serde_json::Value> {
     match call.argument(i) {
         None => Ok(serde_json::json!({})),
@@ -69,9 +69,9 @@ fn revoke_usage(call: &Call) -> Result<Option<Datum>> {
     registry::set_usage(&call.text(0, "the model's name")?, &call.text(1, "the role")?, false).map(|()| VOID)
 }
 
-/// Loads the session of a model, and gives the milliseconds that it took; none where it was there.
-fn warm(call: &Call) -> Result<Option<Datum>> {
+/// Loads the session of a model and returns the milliseconds that took. Returns 0 if it was loaded already.
+fn load_model(call: &Call) -> Result<Option<Datum>> {
     let resolved = registry::resolve(&call.text(0, "the model reference")?)?;
-    let took = registry::warm(&resolved.version)?;
+    let took = registry::load_model(&resolved.version)?;
     Ok(Some(Datum::from((took.as_secs_f64() * 1e3).to_bits())))
 }

@@ -1,20 +1,22 @@
-//! Ways out of a prediction_batch: `predictions()`, the casts, and the type's own text and binary forms.
+//! Reads a prediction_batch: `predictions()`, the casts, and the text and binary forms of the type.
 
 use pg_predict_engine::Error as Engine;
-use pg_predict_engine::chunk::Chunk;
+use pg_predict_engine::encoding::encoded_reader::EncodedRows;
 use pg_predict_engine::signature::OutputRow;
 use pg_predict_engine::tensor::{ElementType, Scalar};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
-use crate::pg::results::{Layout, Results};
-use crate::pg::sessions::check_interrupts;
-use crate::pg::{emit, expanded, planner, portable, srf, text};
+use crate::pg::process::check_interrupts;
+use crate::pg::text;
+use crate::planner::support;
+use crate::results::result_set::{Layout, Results};
+use crate::results::{expanded, output_values, result_rows, set_returning, text_form};
 
 pg_function!(pg_predict_predictions, pg_finfo_pg_predict_predictions, predictions);
 pg_function!(pg_predict_predictions_of_handle, pg_finfo_pg_predict_predictions_of_handle, predictions_of_handle);
-pg_function!(pg_predict_predictions_support, pg_finfo_pg_predict_predictions_support, planner::predictions_support);
+pg_function!(pg_predict_predictions_support, pg_finfo_pg_predict_predictions_support, support::predictions_support);
 pg_function!(pg_predict_handle_in, pg_finfo_pg_predict_handle_in, handle_in);
 pg_function!(pg_predict_handle_out, pg_finfo_pg_predict_handle_out, handle_out);
 pg_function!(pg_predict_batch_in, pg_finfo_pg_predict_batch_in, batch_in);
@@ -29,12 +31,12 @@ pg_function!(pg_predict_batch_to_jsonb, pg_finfo_pg_predict_batch_to_jsonb, to_j
 
 fn predictions(call: &Call) -> Result<Option<Datum>> {
     let Some(batch) = call.argument(0) else { return Ok(None) };
-    srf::materialize(call, &*expanded::read(batch)?)
+    set_returning::materialize(call, &*expanded::read(batch)?)
 }
 
 fn predictions_of_handle(call: &Call) -> Result<Option<Datum>> {
     let Some(handle) = call.argument(0) else { return Ok(None) };
-    srf::materialize(call, expanded::named(handle.value().cast_signed() as i64)?)
+    set_returning::materialize(call, expanded::named(handle.value().cast_signed() as i64)?)
 }
 
 fn handle_in(_: &Call) -> Result<Option<Datum>> {
@@ -47,25 +49,25 @@ fn handle_out(_: &Call) -> Result<Option<Datum>> {
 
 fn batch_in(call: &Call) -> Result<Option<Datum>> {
     let Some(input) = call.argument(0) else { return Ok(None) };
-    portable::parse(&text::cstring(input)?).map(Some)
+    text_form::parse(&text::cstring(input)?).map(Some)
 }
 
 fn batch_out(call: &Call) -> Result<Option<Datum>> {
     let Some(batch) = call.argument(0) else { return Ok(None) };
-    let json = portable::print(&*expanded::read(batch)?)?;
+    let json = text_form::print(&*expanded::read(batch)?)?;
     Ok(Some(text::cstring_datum(&json)))
 }
 
 fn batch_recv(call: &Call) -> Result<Option<Datum>> {
-    srf::received_text(call).and_then(portable::parse).map(Some).map_err(portable::in_binary)
+    set_returning::received_text(call).and_then(text_form::parse).map(Some).map_err(text_form::in_binary)
 }
 
 fn batch_send(call: &Call) -> Result<Option<Datum>> {
     let Some(batch) = call.argument(0) else { return Ok(None) };
-    Ok(Some(text::bytes(portable::print(&*expanded::read(batch)?)?.as_bytes())))
+    Ok(Some(text::bytes(text_form::print(&*expanded::read(batch)?)?.as_bytes())))
 }
 
-/// The selected output of every row as an array: one dimension for single values, more for groups of values.
+/// Returns the selected output of every row as an array: one dimension for single values, more for groups of values.
 fn to_array(
     call: &Call,
     name: &'static str,
@@ -78,11 +80,11 @@ fn to_array(
     let layout = &results.layout;
     let rows = usize::try_from(results.rows()).unwrap_or(usize::MAX);
     let (mut values, mut nulls) = (Vec::new(), Vec::new());
-    // What every row has: known from the start, or from the first row on where rows have shapes of their own.
+    // The shape of every row. It is known at the start or, if rows have their own shapes, after the first row that ran.
     let mut shape = selected_shape(layout, name, accepts)?;
     let mut unknown = 0;
     results.each(|bytes| {
-        let chunk = Chunk::parse(bytes)?;
+        let chunk = EncodedRows::parse(bytes)?;
         let mut nth = 0;
         for row in 0..chunk.rows() {
             if row % 1024 == 0 {
@@ -102,22 +104,27 @@ fn to_array(
             };
             if values.is_empty() {
                 let total = rows.saturating_mul(width);
-                if total.saturating_mul(8) > 0x3fff_ffff {
+                // NULLs of a row that was not run take no bytes in the results. So a shape alone must not decide how
+                // many are made.
+                let most = results.bytes().saturating_mul(64).saturating_add(MOST_NULLS);
+                if total.saturating_mul(8) > 0x3fff_ffff || total > most {
                     return Err(Error::TooLarge { bytes: total.saturating_mul(8) });
                 }
                 let full = |_| Engine::OutOfMemory { what: "an array".into(), bytes: total.saturating_mul(9) };
                 values.try_reserve(total).map_err(full)?;
                 nulls.try_reserve(total).map_err(full)?;
-                // The rows before the first that told the shape are NULL.
+                // The rows before the first one with a known shape are NULL.
                 values.resize(std::mem::take(&mut unknown) * width, Datum::null());
                 nulls.resize(values.len(), true);
             }
             for i in 0..width {
-                let datum = match ran {
-                    true if layout.element.is_some() => emit::selected(layout, &chunk, nth)?.and_then(convert),
-                    true => convert(chunk.scalar(layout.selected, nth, i)?),
+                let scalar = match ran {
+                    true if layout.element.is_some() => output_values::selected(layout, &chunk, nth)?,
+                    true => Some(chunk.scalar(layout.selected, nth, i)?),
                     false => None,
                 };
+                let held = |s| convert(s).ok_or_else(|| output_values::not_held(layout, layout.selected, s, element));
+                let datum = scalar.map(held).transpose()?;
                 nulls.push(datum.is_none());
                 values.push(datum.unwrap_or(Datum::null()));
             }
@@ -129,13 +136,13 @@ fn to_array(
     nulls.resize(values.len(), true);
     let mut dimensions = vec![rows];
     dimensions.extend(shape.unwrap_or_default());
-    if dimensions.len() > emit::MOST_DIMENSIONS {
+    if dimensions.len() > output_values::MOST_DIMENSIONS {
         return Err(uneven(layout, name));
     }
-    emit::array(&mut values, &mut nulls, &dimensions, element).map(Some)
+    output_values::array(&mut values, &mut nulls, &dimensions, element).map(Some)
 }
 
-/// The error of a cast that an output does not fit.
+/// Returns the error for an output that does not fit a cast.
 fn uneven(layout: &Layout, name: &'static str) -> Error {
     let output = &layout.outputs[layout.selected];
     Error::OutputKind {
@@ -147,12 +154,12 @@ fn uneven(layout: &Layout, name: &'static str) -> Error {
     }
 }
 
-/// The shape that a row has for itself, of what a layout selects; none where all rows have the same.
-fn own_shape(layout: &Layout, chunk: &Chunk<'_>, nth: usize) -> Result<Option<Vec<usize>>> {
+/// Returns the shape of the selection in one row. None if all rows have the same shape.
+fn own_shape(layout: &Layout, chunk: &EncodedRows<'_>, nth: usize) -> Result<Option<Vec<usize>>> {
     if layout.element.is_some() { Ok(None) } else { Ok(chunk.shape(layout.selected, nth)?) }
 }
 
-/// The shape of what a layout selects of a row, where all rows have the same; an error where it does not fit the cast.
+/// Returns the shape of the selection if all rows have the same one. Reports an error if it does not fit the cast.
 fn selected_shape(layout: &Layout, name: &'static str, accepts: fn(ElementType) -> bool) -> Result<Option<Vec<usize>>> {
     let one = layout.element.is_some();
     match &layout.outputs[layout.selected].row {
@@ -169,8 +176,7 @@ fn to_real(call: &Call) -> Result<Option<Datum>> {
         "the cast to real[]",
         pg_sys::FLOAT4OID,
         |e| e != ElementType::String,
-        #[allow(clippy::cast_possible_truncation, reason = "rounds, as a cast to real does")]
-        |s| s.number().map(|x| Datum::from((x as f32).to_bits())),
+        |s| s.real().map(|x| Datum::from(x.to_bits())),
     )
 }
 
@@ -180,7 +186,7 @@ fn to_double(call: &Call) -> Result<Option<Datum>> {
         "the cast to float8[]",
         pg_sys::FLOAT8OID,
         |e| e != ElementType::String,
-        |s| s.number().map(|x| Datum::from(x.to_bits())),
+        |s| s.exact().map(|x| Datum::from(x.to_bits())),
     )
 }
 
@@ -194,17 +200,20 @@ fn to_bigint(call: &Call) -> Result<Option<Datum>> {
 }
 
 fn to_text(call: &Call) -> Result<Option<Datum>> {
-    to_array(call, "the cast to text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&emit::as_text(s))))
+    to_array(call, "the cast to text[]", pg_sys::TEXTOID, |_| true, |s| Some(text::datum(&output_values::as_text(s))))
 }
 
-/// A jsonb array holds at most 256 MB (utils/jsonb.h), which is shorter than its text may be, but not by much.
+/// The longest JSON text of a jsonb array, in bytes. The array itself holds at most 256 MB (utils/jsonb.h), which is
+/// shorter than its text may be, but not by much.
 const LONGEST_JSON: usize = 512 << 20;
+/// The number of array elements allowed on top of those that the bytes of the results account for.
+const MOST_NULLS: usize = 1 << 25;
 
 fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
     let Some(batch) = call.argument(0) else { return Ok(None) };
     let results: &Results = &*expanded::read(batch)?;
     let mut json = String::from("[");
-    emit::json_rows(results, |row| {
+    result_rows::json_rows(results, |row| {
         if json.len() > 1 {
             json.push(',');
         }
@@ -217,5 +226,5 @@ fn to_jsonb(call: &Call) -> Result<Option<Datum>> {
         Ok(())
     })?;
     json.push(']');
-    Ok(Some(emit::jsonb(&json)))
+    Ok(Some(output_values::jsonb(&json)))
 }

@@ -1,17 +1,28 @@
-//! A call of a SQL function: its arguments, its types, the state of its call site. `pg_function!` makes the entry.
+//! A call of a SQL function: its arguments, their types and the state of its call site.
+//!
+//! The macro `pg_function!` defines the entry point.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::{Error, Result};
-use crate::pg::convert::Arguments;
-use crate::pg::{memory, node, text};
+use crate::pg::{ambiguity, memory, node, running_query, text, tuple};
 
-/// A function call under way.
+/// The row arguments of a call: the types that the parser resolved, and the first argument of the first row.
+pub(crate) struct Arguments {
+    pub(crate) types: Vec<Oid>,
+    /// Whether the last argument was passed with VARIADIC.
+    pub(crate) variadic: bool,
+    pub(crate) first: Option<Datum>,
+    /// The columns that the arguments are the values of, if a row was expanded into its columns. Null otherwise.
+    pub(crate) columns: pg_sys::TupleDesc,
+}
+
+/// A function call in progress.
 pub(crate) struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
 }
 
-/// Defines the two symbols of a SQL function: its version record, and an entry that turns errors into SQL errors.
+/// Defines the two symbols of a SQL function: its version record, and an entry point that turns errors into SQL errors.
 macro_rules! pg_function {
     ($name:ident, $info:ident, $body:path) => {
         #[unsafe(no_mangle)]
@@ -23,14 +34,14 @@ macro_rules! pg_function {
         #[unsafe(no_mangle)]
         #[doc(hidden)]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-            // SAFETY: PostgreSQL calls with a valid call frame, which outlives the call; the guard turns what unwinds
-            // into a PostgreSQL error at this boundary.
+            // SAFETY: PostgreSQL passes a valid call frame, which outlives the call. The guard turns a panic into a
+            // PostgreSQL error at this boundary.
             unsafe {
                 pgrx::pg_sys::panic::pgrx_extern_c_guard(move || {
                     let call = $crate::pg::call::Call::new(fcinfo);
                     match $body(&call) {
                         Ok(datum) => call.give(datum),
-                        Err(error) => $crate::error::raise(error),
+                        Err(error) => $crate::pg::report::raise(error),
                     }
                 })
             }
@@ -40,20 +51,17 @@ macro_rules! pg_function {
 pub(crate) use pg_function;
 
 impl Call {
-    /// Wraps the frame of a call.
-    ///
-    /// # Safety
-    /// The frame is valid for as long as the value lives.
+    /// Wraps a call frame.
     pub(crate) unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
         Self { fcinfo }
     }
 
-    /// The frame, for this room.
-    pub(in crate::pg) fn frame(&self) -> pg_sys::FunctionCallInfo {
+    /// The call frame.
+    pub(crate) fn frame(&self) -> pg_sys::FunctionCallInfo {
         self.fcinfo
     }
 
-    /// Gives a result back; none is NULL.
+    /// Sets the result of the call. `None` is NULL.
     pub(crate) fn give(&self, datum: Option<Datum>) -> Datum {
         // SAFETY: the frame is valid.
         unsafe { (*self.fcinfo).isnull = datum.is_none() };
@@ -62,30 +70,30 @@ impl Call {
 
     /// The arguments.
     pub(crate) fn arguments(&self) -> &[pg_sys::NullableDatum] {
-        // SAFETY: the frame has so many arguments.
-        unsafe { (*self.fcinfo).args.as_slice((*self.fcinfo).nargs as usize) }
+        // SAFETY: the frame has `nargs` arguments.
+        unsafe { (*self.fcinfo).args.as_slice(tuple::counted((*self.fcinfo).nargs)) }
     }
 
-    /// An argument that is not NULL.
+    /// Returns an argument, or `None` if it is NULL.
     pub(crate) fn argument(&self, i: usize) -> Option<Datum> {
         self.arguments().get(i).filter(|a| !a.isnull).map(|a| a.value)
     }
 
-    /// A text argument that must not be NULL.
+    /// Returns a text argument. `what` names it in the error if it is NULL.
     pub(crate) fn text(&self, i: usize, what: &'static str) -> Result<String> {
         let datum = self.argument(i).ok_or(Error::NullArgument { what })?;
         Ok(text::text(datum)?.into_owned())
     }
 
-    /// An integer argument.
+    /// Returns an integer argument, or `None` if it is NULL.
     pub(crate) fn int(&self, i: usize) -> Option<i32> {
-        self.argument(i).map(|d| d.value() as i32)
+        self.argument(i).map(text::int)
     }
 
-    /// The SQL function that is called: its name and the types of its arguments.
+    /// Returns the name of the called SQL function and the types of its arguments.
     pub(crate) fn function(&self) -> (String, Vec<Oid>) {
         let (mut types, mut count) = (std::ptr::null_mut(), 0);
-        // SAFETY: the call's function exists; its name and its array of types are palloc'd, and copied.
+        // SAFETY: the called function exists. Its name and its array of types are palloc'd, and are copied here.
         unsafe {
             let function = (*(*self.fcinfo).flinfo).fn_oid;
             pg_sys::get_func_signature(function, &raw mut types, &raw mut count);
@@ -95,14 +103,14 @@ impl Call {
         }
     }
 
-    /// The type of an argument as the parser resolved it.
+    /// Returns the type of an argument as the parser resolved it.
     pub(crate) fn argument_type(&self, i: usize) -> Oid {
-        // SAFETY: reads the call's expression; 0 where there is none.
-        unsafe { pg_sys::get_fn_expr_argtype((*self.fcinfo).flinfo, i as i32) }
+        // SAFETY: reads the expression of the call; returns 0 if there is none.
+        unsafe { pg_sys::get_fn_expr_argtype((*self.fcinfo).flinfo, i32::try_from(i).unwrap_or(i32::MAX)) }
     }
 
-    /// The row arguments, which begin at `first`. `names`: the argument that names the columns that they are, where they are a
-    /// row that was taken apart.
+    /// Returns the row arguments, which begin at `first`. If a row was expanded into its columns, `names` is the index
+    /// of the argument that holds the column names.
     pub(crate) fn row(&self, first: usize, names: Option<usize>) -> Result<Arguments> {
         Ok(Arguments {
             types: (first..self.arguments().len()).map(|i| self.argument_type(i)).collect(),
@@ -122,9 +130,37 @@ impl Call {
         })
     }
 
-    /// Whether an aggregate's first argument is a constant.
+    /// Adds a hint to an error of binding the row arguments, if the user may have meant a whole row.
+    #[cold]
+    pub(crate) fn explained(&self, error: Error, first: usize) -> Error {
+        if self.arguments().len() != first + 1 {
+            return error;
+        }
+        // SAFETY: an aggregate function is called with its Aggref node, which has the arguments; the transition state
+        // comes before them. A function is called with its expression.
+        unsafe {
+            let aggregate = pg_sys::AggGetAggref(self.fcinfo).cast::<pg_sys::Aggref>();
+            let call = (*(*self.fcinfo).flinfo).fn_expr;
+            let (row, state) = if !aggregate.is_null() {
+                let state = (*(*self.fcinfo).context.cast::<pg_sys::AggState>()).ss.ps.state;
+                let entries = node::members::<pg_sys::TargetEntry>((*aggregate).args);
+                (entries.get(first - 1).map(|entry| (**entry).expr.cast()), state.cast_const())
+            } else if node::is(call, pg_sys::NodeTag::T_FuncExpr) {
+                let arguments = node::members::<pg_sys::Node>((*call.cast::<pg_sys::FuncExpr>()).args);
+                (arguments.get(first).copied(), running_query::query())
+            } else {
+                return error;
+            };
+            match row {
+                Some(row) => ambiguity::explained(error, row, state),
+                None => error,
+            }
+        }
+    }
+
+    /// Whether the first argument of an aggregate is a constant.
     pub(crate) fn names_model(&self) -> bool {
-        // SAFETY: an aggregate's function is called with its node, which has its arguments.
+        // SAFETY: an aggregate function is called with its Aggref node, which has the arguments.
         unsafe {
             let aggregate = pg_sys::AggGetAggref(self.fcinfo).cast::<pg_sys::Aggref>();
             !aggregate.is_null()
@@ -134,53 +170,55 @@ impl Call {
         }
     }
 
-    /// What the arguments from `first` on are the columns of: a description in the context of the call site.
+    /// Describes the columns that the arguments from `first` on are the values of. The tuple descriptor is allocated in
+    /// the context of the call site.
     fn columns(&self, names: &[String], first: usize) -> pg_sys::TupleDesc {
-        // SAFETY: an aggregate's function is called with its node, which has its arguments; a type modifier is read from there.
+        // SAFETY: an aggregate function is called with its Aggref node, which has the arguments. Their type modifiers
+        // are read from it.
         let typmods: Vec<i32> = unsafe {
             let aggregate = pg_sys::AggGetAggref(self.fcinfo).cast::<pg_sys::Aggref>();
             let entries =
                 if aggregate.is_null() { Vec::new() } else { node::members::<pg_sys::TargetEntry>((*aggregate).args) };
-            // The state comes before the arguments.
+            // The transition state comes before the arguments.
             entries.iter().skip(first - 1).map(|e| pg_sys::exprTypmod((**e).expr.cast())).collect()
         };
         memory::within(self.site_context(), || {
-            // SAFETY: a new description with an entry for each name.
+            // SAFETY: the new descriptor has an entry for each name.
             unsafe {
-                let desc = pg_sys::CreateTemplateTupleDesc(names.len() as i32);
+                let desc = tuple::description(names.len());
                 for (i, name) in names.iter().enumerate() {
                     let (oid, typmod) = (self.argument_type(first + i), typmods.get(i).copied().unwrap_or(-1));
-                    pg_sys::TupleDescInitEntry(desc, i as i16 + 1, text::c(name).as_ptr(), oid, typmod, 0);
+                    pg_sys::TupleDescInitEntry(desc, tuple::number(i + 1), text::c(name).as_ptr(), oid, typmod, 0);
                 }
                 desc
             }
         })
     }
 
-    /// A state that was just made, to work on.
+    /// Returns a mutable reference to a state that the caller just created.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn give_state<T>(&self, state: *mut T) -> &mut T {
-        // SAFETY: the caller made it a moment ago in a context that outlives this call.
+        // SAFETY: the caller just created the state in a context that outlives this call.
         unsafe { &mut *state }
     }
 
     /// Whether the caller wrote VARIADIC before the last argument.
     pub(crate) fn is_variadic(&self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the frame is valid, and every call through fmgr has its FmgrInfo.
         unsafe { pg_sys::get_fn_expr_variadic((*self.fcinfo).flinfo) }
     }
 
-    /// The memory context that lives as long as this call site does.
+    /// The memory context of the call site.
     pub(crate) fn site_context(&self) -> pg_sys::MemoryContext {
         // SAFETY: every call through fmgr has its FmgrInfo.
         unsafe { (*(*self.fcinfo).flinfo).fn_mcxt }
     }
 
-    /// The state of this call site, made at its first call.
+    /// Returns the state of this call site. The first call creates it with `make`.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn site<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<&mut T> {
-        // SAFETY: fn_extra is ours alone; it is set once, to a value that its own context owns, and a call site is
-        // called by one caller at a time. A recursive call comes through another FmgrInfo.
+        // SAFETY: only this extension uses fn_extra. It is set once, to a value that the context of the FmgrInfo owns.
+        // A call site has one caller at a time, and a recursive call uses another FmgrInfo.
         unsafe {
             let info = (*self.fcinfo).flinfo;
             if (*info).fn_extra.is_null() {
@@ -190,19 +228,19 @@ impl Call {
         }
     }
 
-    /// The memory context of the group that an aggregate's function is called for.
+    /// Returns the memory context of the aggregate group that the function is called for.
     pub(crate) fn aggregate_context(&self, function: &'static str) -> Result<pg_sys::MemoryContext> {
         let mut context: pg_sys::MemoryContext = std::ptr::null_mut();
-        // SAFETY: looks at the frame's context node.
+        // SAFETY: reads the context node of the frame.
         if unsafe { pg_sys::AggCheckCallContext(self.fcinfo, &raw mut context) } == 0 {
             return Err(Error::Context { function, reason: "is called outside of an aggregate" });
         }
         Ok(context)
     }
 
-    /// Rows that the plan expects an aggregate to be called for; none elsewhere.
+    /// Number of rows that the planner estimates for the aggregate's input. `None` outside of an aggregate.
     pub(crate) fn expected_rows(&self) -> Option<f64> {
-        // SAFETY: an aggregate is called with its node's state, which has its plan.
+        // SAFETY: an aggregate is called with its AggState node, which has its plan.
         unsafe {
             let node = (*self.fcinfo).context;
             if !crate::pg::node::is(node, pg_sys::NodeTag::T_AggState) {
@@ -213,16 +251,16 @@ impl Call {
         }
     }
 
-    /// A state that an earlier call of the same aggregate gave back as `internal`.
+    /// Returns a state that an earlier call of the same aggregate returned as `internal`.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn state<T>(&self, i: usize) -> Option<&mut T> {
-        // SAFETY: PostgreSQL lets `internal` arguments come only from functions that return `internal`, which for this
-        // aggregate are ours and give a T; SQL cannot call them by itself.
+        // SAFETY: PostgreSQL only accepts `internal` arguments from functions that return `internal`. For this
+        // aggregate these are functions of this extension, which return a T. SQL cannot call them directly.
         self.argument(i).map(|d| unsafe { &mut *d.cast_mut_ptr::<T>() })
     }
 }
 
-/// A pointer to a state as a datum of type `internal`.
+/// Converts a pointer to a state into a datum of type `internal`.
 pub(crate) fn internal<T>(state: *mut T) -> Datum {
     Datum::from(state)
 }

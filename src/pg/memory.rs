@@ -1,20 +1,22 @@
-//! Rust values owned by memory contexts: dropped when their context is reset or deleted, on abort too.
+//! Rust values owned by memory contexts.
+//!
+//! A value is dropped when its context is reset or deleted, on abort too.
 
 use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-/// Runs when a context goes: must not raise and must not call PostgreSQL beyond freeing memory.
+/// Reset callback of a memory context. It must not raise an error, and must not call PostgreSQL except to free memory.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn drop_boxed<T>(argument: *mut c_void) {
-    // SAFETY: `own` registered this callback once, with the pointer that it got from Box::into_raw.
+    // SAFETY: `own` registered this callback once, with the pointer from Box::into_raw.
     drop(unsafe { Box::from_raw(argument.cast::<T>()) });
 }
 
-/// Gives a value to a memory context; the pointer is good for as long as the context is.
+/// Moves a value into a memory context. The pointer is valid for as long as the context exists.
 pub(crate) fn own<T>(context: pg_sys::MemoryContext, value: T) -> *mut T {
-    // SAFETY: the context is one that the caller was handed by PostgreSQL and is alive; the callback's own memory is in
-    // it. The allocation comes first, since it can raise and the box would be lost.
+    // SAFETY: PostgreSQL gave the caller this context, and it is alive. The callback structure is allocated in it. The
+    // allocation comes first because it can raise an error, which would leak the box.
     unsafe {
         let callback = pg_sys::MemoryContextAllocZero(context, size_of::<pg_sys::MemoryContextCallback>())
             .cast::<pg_sys::MemoryContextCallback>();
@@ -26,7 +28,7 @@ pub(crate) fn own<T>(context: pg_sys::MemoryContext, value: T) -> *mut T {
     }
 }
 
-/// Runs `work` with another current memory context, and restores the one before, on a panic too.
+/// Runs `work` with another current memory context, and restores the previous one, on a panic too.
 pub(crate) fn within<T>(context: pg_sys::MemoryContext, work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::MemoryContext);
     impl Drop for Restore {
@@ -35,18 +37,17 @@ pub(crate) fn within<T>(context: pg_sys::MemoryContext, work: impl FnOnce() -> T
             unsafe { pg_sys::MemoryContextSwitchTo(self.0) };
         }
     }
-    // SAFETY: the caller's context is alive, as for `own`.
+    // SAFETY: the context is alive, as for `own`.
     let _restore = Restore(unsafe { pg_sys::MemoryContextSwitchTo(context) });
     work()
 }
 
-/// A private context below TopMemoryContext, deleted with its holder.
+/// A private memory context below TopMemoryContext. Dropping this value deletes it.
 pub(crate) struct Private(pg_sys::MemoryContext);
 
 impl Private {
-    /// Makes one.
     pub(crate) fn new(name: &'static std::ffi::CStr) -> Self {
-        // SAFETY: TopMemoryContext is always there; the name is static, as PostgreSQL asks.
+        // SAFETY: TopMemoryContext always exists. The name is static, as PostgreSQL requires.
         Self(unsafe {
             pg_sys::AllocSetContextCreateExtended(
                 pg_sys::TopMemoryContext,
@@ -58,6 +59,12 @@ impl Private {
         })
     }
 
+    /// Allocated memory in bytes, with child contexts.
+    pub(crate) fn bytes(&self) -> usize {
+        // SAFETY: `new` created the context, and it is alive until this value is dropped.
+        unsafe { pg_sys::MemoryContextMemAllocated(self.0, true) }
+    }
+
     /// The context.
     pub(crate) fn context(&self) -> pg_sys::MemoryContext {
         self.0
@@ -66,12 +73,12 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, deleted only here.
+        // SAFETY: `new` created the context, and only this function deletes it.
         unsafe { pg_sys::MemoryContextDelete(self.0) };
     }
 }
 
-/// The memory context that is current.
+/// The current memory context.
 pub(crate) fn current() -> pg_sys::MemoryContext {
     // SAFETY: reads a variable.
     unsafe { pg_sys::CurrentMemoryContext }

@@ -1,27 +1,27 @@
-//! PostgreSQL's node trees: lists, tags, walking and rebuilding expressions.
+//! Helpers for PostgreSQL node trees: lists, tags, walking and rebuilding expressions.
 
 use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, Node, NodeTag};
 
-/// The members of a list of pointers.
+/// Returns the members of a list of pointers.
 pub(crate) fn members<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     if list.is_null() {
         return Vec::new();
     }
-    // SAFETY: a List has `length` cells; callers say what they point to.
+    // SAFETY: a List has `length` cells. The caller chooses the type that they point to.
     unsafe { (0..length(list)).map(|i| (*(*list).elements.add(i)).ptr_value.cast::<T>()).collect() }
 }
 
-/// A list of nodes.
+/// Builds a list of nodes.
 pub(crate) fn list<T>(members: impl IntoIterator<Item = *mut T>) -> *mut pg_sys::List {
     // SAFETY: appends pointers to a list of pointers.
     members.into_iter().fold(std::ptr::null_mut(), |list, m| unsafe { pg_sys::lappend(list, m.cast()) })
 }
 
-/// Members of a list.
+/// Returns the length of a list.
 pub(crate) fn length(list: *const pg_sys::List) -> usize {
-    // SAFETY: a list that is there has a length.
+    // SAFETY: a list that is not null has a length.
     if list.is_null() { 0 } else { usize::try_from(unsafe { (*list).length }).unwrap_or(0) }
 }
 
@@ -29,15 +29,15 @@ pub(crate) fn is(node: *const Node, tag: NodeTag) -> bool {
     self::tag(node) == tag
 }
 
-/// The tag of a node; `T_Invalid` for none.
+/// Returns the tag of a node, or `T_Invalid` for null.
 pub(crate) fn tag(node: *const Node) -> NodeTag {
     // SAFETY: every node begins with its tag.
     if node.is_null() { NodeTag::T_Invalid } else { unsafe { (*node).type_ } }
 }
 
-/// A new node of zeros with its tag, in the current context.
+/// Allocates a zeroed node with its tag in the current context.
 pub(crate) fn make<T>(tag: NodeTag) -> *mut T {
-    // SAFETY: every node begins with its tag, and zeros are valid for all that callers make.
+    // SAFETY: every node begins with its tag, and zeros are valid for all node types that callers make.
     unsafe {
         let node = pg_sys::palloc0(size_of::<T>()).cast::<Node>();
         (*node).type_ = tag;
@@ -45,8 +45,8 @@ pub(crate) fn make<T>(tag: NodeTag) -> *mut T {
     }
 }
 
-// pgrx does not bind the walkers and binds the mutator without its arguments. What their callbacks raise is caught where they
-// are called.
+// pgrx does not bind the walkers, and binds the mutator without its arguments. The call sites catch errors that the
+// callbacks raise.
 unsafe extern "C-unwind" {
     #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
     pub(crate) fn expression_tree_walker(
@@ -83,7 +83,7 @@ unsafe extern "C-unwind" fn walk(node: *mut Node, context: *mut c_void) -> bool 
     }
 }
 
-/// Whether a test holds for any node of an expression, or of a list of them; inside sub-selects it does not look.
+/// Whether a test holds for any node of an expression or of a list of expressions. Does not descend into sub-selects.
 pub(crate) fn contains(node: *mut Node, mut test: Test<'_>) -> bool {
     // SAFETY: as for `walk`.
     unsafe { walk(node, (&raw mut test).cast()) }
@@ -96,7 +96,7 @@ unsafe extern "C-unwind" fn mutate(node: *mut Node, context: *mut c_void) -> *mu
     if node.is_null() {
         return node;
     }
-    // SAFETY: `rebuilt` passes a pointer to its own change, which outlives the walk.
+    // SAFETY: `rebuilt` passes a pointer to its own closure, which outlives the walk.
     unsafe {
         let change = &mut *context.cast::<Change<'_>>();
         match change(node) {
@@ -106,7 +106,7 @@ unsafe extern "C-unwind" fn mutate(node: *mut Node, context: *mut c_void) -> *mu
     }
 }
 
-/// A copy of an expression, or of a list of them, in which the nodes are exchanged for which `change` gives others.
+/// Copies an expression or a list of expressions. Replaces every node for which `change` returns another node.
 pub(crate) fn rebuilt<T>(node: *mut T, mut change: Change<'_>) -> *mut T {
     // SAFETY: as for `mutate`.
     unsafe { mutate(node.cast(), (&raw mut change).cast()).cast() }

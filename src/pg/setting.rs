@@ -1,4 +1,5 @@
-//! What settings need of PostgreSQL that pgrx does not give: a checked string, the reserved prefix, where we are installed.
+//! Functions for settings that pgrx lacks: a checked string setting, the reserved prefix, and the directories of the
+//! installation.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -6,7 +7,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 static DEVICE_CHECK: once_cell::sync::OnceCell<fn(&str) -> bool> = once_cell::sync::OnceCell::new();
 
-/// Refuses a value that the check refuses.
+/// Check hook: rejects a value that the registered check rejects.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn check(
     value: *mut *mut c_char,
@@ -21,7 +22,8 @@ unsafe extern "C-unwind" fn check(
     }
 }
 
-/// Defines a text setting whose values are checked when they are set. One setting only.
+/// Defines a string setting with a check hook. Supports one setting only, because the hook reads its check from a
+/// static.
 pub(crate) fn define_checked_string(
     name: &'static CStr,
     short: &'static CStr,
@@ -31,7 +33,7 @@ pub(crate) fn define_checked_string(
     accept: fn(&str) -> bool,
 ) {
     let _ = DEVICE_CHECK.set(accept);
-    // SAFETY: the hook is guarded and reads only what it is handed.
+    // SAFETY: the hook is guarded and reads only its arguments.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -47,29 +49,29 @@ pub(crate) fn define_checked_string(
     }
 }
 
-/// Makes unknown settings under the prefix an error.
+/// Reserves the prefix, so that unknown settings under it are errors.
 pub(crate) fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: the name is a static C string.
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
 }
 
-/// PostgreSQL's library directory, where ours is.
+/// PostgreSQL's library directory, which contains this extension's library.
 pub(crate) fn library_directory() -> String {
-    // SAFETY: set when the process started, and never again.
+    // SAFETY: set when the process starts, and never changed.
     unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) }.to_string_lossy().into_owned()
 }
 
 /// The data directory.
 pub(crate) fn data_directory() -> std::path::PathBuf {
-    // SAFETY: set when the server started, and never again.
+    // SAFETY: set when the server starts, and never changed.
     unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
 }
 
-/// Keeps backtraces out of users' errors: with RUST_BACKTRACE in the server's environment every error that passes through
-/// Rust would carry one in its DETAIL, a cancel too. Who wants them sets RUST_LIB_BACKTRACE.
+/// Disables backtraces in errors. With RUST_BACKTRACE in the server's environment, every error that passes through Rust
+/// would contain one in its DETAIL, a cancel too. RUST_LIB_BACKTRACE enables them again.
 pub(crate) fn quiet_backtraces() {
     if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
-        // SAFETY: a process that is loading the library has one thread.
+        // SAFETY: the process has one thread while it loads the library.
         unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     }
 }

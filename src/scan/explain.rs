@@ -1,24 +1,26 @@
-//! EXPLAIN of a BatchPredict node, and its counters, which parallel workers keep in the memory that they share.
+//! Implements EXPLAIN for a BatchPredict node, and the counters that it shows.
+//!
+//! Parallel workers keep their counters in shared memory.
 
 use std::ffi::{CStr, c_void};
 
 use pgrx::pg_sys::{self, NodeTag};
 
-use crate::guc;
+use crate::pg::catalog::snapshot;
 use crate::pg::node::{is, members};
-use crate::pg::{printed, snapshot, text};
-use crate::registry;
-use crate::scan::exec::{Scan, scan_of};
-use crate::scan::plan::constant_text;
-use crate::scan::recipe::Group;
+use crate::pg::{quoting, text};
+use crate::planner::node_spec::CallGroup;
+use crate::planner::rewrite::node_columns::constant_text;
+use crate::scan::state::{BatchScan, scan_of};
+use crate::{registry, settings};
 
-/// What was done for a group of calls.
+/// Counters of one group of calls.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct Counters {
-    /// Rows that came.
+    /// Rows received.
     pub(super) rows: u64,
-    /// Rows that were not run, or failed: their answers are NULL.
+    /// Rows that were not run or failed. Their results are NULL.
     pub(super) nulls: u64,
     /// Rows that failed.
     pub(super) failed: u64,
@@ -29,7 +31,7 @@ pub(super) struct Counters {
     pub(super) wait_nanos: u64,
     pub(super) tokens: u64,
     pub(super) padded: u64,
-    /// The most bytes that waited.
+    /// Peak memory of the rows that waited, in bytes.
     pub(super) peak: u64,
 }
 
@@ -48,27 +50,33 @@ impl Counters {
     }
 }
 
-/// The counters of all workers: one row of them a worker, one counter a group.
+/// The counters of parallel workers: for each worker, one entry per group.
 #[derive(Default)]
-pub(super) struct Shared {
-    /// A worker's own row.
-    mine: Option<*mut Counters>,
-    /// All rows, as the leader sees them, and how many they are.
-    all: Option<(*const Counters, usize)>,
-    /// What they were when the shared memory went.
-    last: Vec<Vec<Counters>>,
+pub(super) struct WorkerCounters {
+    /// In a worker: its own entries in shared memory.
+    pub(crate) mine: Option<*mut Counters>,
+    /// In the leader: the entries of all workers in shared memory, and the number of workers.
+    pub(crate) all: Option<(*const Counters, usize)>,
+    /// In the leader: the counters of each worker, kept after the shared memory is released.
+    pub(crate) last: Vec<Vec<Counters>>,
 }
 
-impl Shared {
-    /// Shows a worker's counters to its leader.
+impl WorkerCounters {
+    /// Publishes a worker's counters to its leader.
     pub(super) fn put(&mut self, counters: impl Iterator<Item = Counters>) {
         if let Some(mine) = self.mine {
             for (i, c) in counters.enumerate() {
-                // SAFETY: the row has a place for every group, and only this worker writes to it.
+                // SAFETY: the worker has an entry for every group, and only this worker writes to it.
                 unsafe { mine.add(i).write_volatile(c) };
             }
         }
     }
+}
+
+/// Returns the number of planned workers.
+unsafe fn planned(parallel: *const pg_sys::ParallelContext) -> usize {
+    // SAFETY: PostgreSQL passes the parallel context of the query.
+    usize::try_from(unsafe { (*parallel).nworkers }).unwrap_or(0)
 }
 
 #[pgrx::pg_guard]
@@ -77,8 +85,8 @@ pub(super) unsafe extern "C-unwind" fn estimate(
     parallel: *mut pg_sys::ParallelContext,
 ) -> pg_sys::Size {
     let groups = scan_of(node).map_or(0, |s| s.recipe.groups.len());
-    // SAFETY: reads how many workers are planned.
-    unsafe { size_of::<Counters>() * groups * (*parallel).nworkers.max(0) as usize }
+    // SAFETY: reads the number of planned workers.
+    unsafe { size_of::<Counters>() * groups * planned(parallel) }
 }
 
 #[pgrx::pg_guard]
@@ -88,16 +96,16 @@ pub(super) unsafe extern "C-unwind" fn initialize(
     memory: *mut c_void,
 ) {
     if let Some(scan) = scan_of(node) {
-        // SAFETY: PostgreSQL gives as many bytes as `estimate` said.
+        // SAFETY: PostgreSQL allocates as many bytes as `estimate` returned.
         unsafe {
-            let workers = (*parallel).nworkers.max(0) as usize;
+            let workers = planned(parallel);
             std::ptr::write_bytes(memory.cast::<u8>(), 0, size_of::<Counters>() * scan.recipe.groups.len() * workers);
             scan.shared.all = Some((memory.cast(), workers));
         }
     }
 }
 
-/// Workers of a scan that is run again add to what those before them counted.
+/// Does nothing: the workers of a rescan write to the entries of the workers before them.
 #[pgrx::pg_guard]
 pub(super) unsafe extern "C-unwind" fn reinitialize(
     _node: *mut pg_sys::CustomScanState,
@@ -113,15 +121,15 @@ pub(super) unsafe extern "C-unwind" fn join(
     memory: *mut c_void,
 ) {
     if let Some(scan) = scan_of(node) {
-        // SAFETY: a worker's number is below that of the workers planned.
+        // SAFETY: a worker's number is less than the number of planned workers.
         unsafe {
-            let number = pg_sys::ParallelWorkerNumber.max(0) as usize;
+            let number = usize::try_from(pg_sys::ParallelWorkerNumber).unwrap_or(0);
             scan.shared.mine = Some(memory.cast::<Counters>().add(number * scan.recipe.groups.len()));
         }
     }
 }
 
-/// Keeps the workers' counters before their memory goes.
+/// Copies the workers' counters before their shared memory is released.
 #[pgrx::pg_guard]
 pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanState) {
     let Some(scan) = scan_of(node) else { return };
@@ -130,7 +138,7 @@ pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanStat
         scan.shared.last.resize(workers.max(scan.shared.last.len()), vec![Counters::default(); groups]);
         for (worker, sum) in scan.shared.last.iter_mut().enumerate().take(workers) {
             for (group, sum) in sum.iter_mut().enumerate() {
-                // SAFETY: the memory is there until this has returned.
+                // SAFETY: the memory is valid until this callback returns.
                 sum.add(&unsafe { all.add(worker * groups + group).read_volatile() });
             }
         }
@@ -138,14 +146,19 @@ pub(super) unsafe extern "C-unwind" fn collect(node: *mut pg_sys::CustomScanStat
 }
 
 fn put_text(name: &CStr, value: &str, state: *mut pg_sys::ExplainState) {
-    let value = text::c(&printed::printable(value));
-    // SAFETY: writes a property into the explanation.
+    let value = text::c(&quoting::printable(value));
+    // SAFETY: writes a property to the output of EXPLAIN.
     unsafe { pg_sys::ExplainPropertyText(name.as_ptr(), value.as_ptr(), state) };
 }
 
 fn put_number(name: &CStr, value: u64, state: *mut pg_sys::ExplainState) {
+    put_integer(name, None, value, state);
+}
+
+fn put_integer(name: &CStr, unit: Option<&CStr>, value: u64, state: *mut pg_sys::ExplainState) {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
     // SAFETY: as above.
-    unsafe { pg_sys::ExplainPropertyInteger(name.as_ptr(), std::ptr::null(), value as i64, state) };
+    unsafe { pg_sys::ExplainPropertyInteger(name.as_ptr(), unit.map_or(std::ptr::null(), CStr::as_ptr), value, state) };
 }
 
 fn put_float(name: &CStr, unit: &CStr, value: f64, digits: i32, state: *mut pg_sys::ExplainState) {
@@ -162,7 +175,7 @@ fn put_counters(c: &Counters, state: *mut pg_sys::ExplainState) {
     }
     put_number(c"Batches", c.batches, state);
     put_float(c"Rows per Batch", c"", c.run as f64 / c.batches.max(1) as f64, 1, state);
-    // SAFETY: reads what EXPLAIN was asked.
+    // SAFETY: reads an option of EXPLAIN.
     if unsafe { (*state).timing } {
         put_float(c"Inference Time", c"ms", c.run_nanos as f64 / 1e6, 3, state);
         put_float(c"Waited", c"ms", c.wait_nanos as f64 / 1e6, 3, state);
@@ -171,21 +184,18 @@ fn put_counters(c: &Counters, state: *mut pg_sys::ExplainState) {
         put_number(c"Tokens", c.tokens, state);
         put_number(c"Padding Tokens", c.padded - c.tokens, state);
     }
-    // SAFETY: writes a property into the explanation.
-    unsafe {
-        pg_sys::ExplainPropertyInteger(c"Peak Memory".as_ptr(), c"kB".as_ptr(), c.peak.div_ceil(1024) as i64, state);
-    }
+    put_integer(c"Peak Memory", Some(c"kB"), c.peak.div_ceil(1024), state);
 }
 
-/// What a group runs: model, version, outputs, device, batch size.
+/// Writes what a group runs: model, version, outputs, device, batch size.
 fn put_group(
-    scan: &Scan,
+    scan: &BatchScan,
     plan: *mut pg_sys::CustomScan,
     number: usize,
-    group: &Group,
+    group: &CallGroup,
     state: *mut pg_sys::ExplainState,
 ) {
-    // SAFETY: the columns of calls hold calls.
+    // SAFETY: the expression of a call's column is the call.
     let (references, outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
         let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
         group
@@ -203,14 +213,14 @@ fn put_group(
             })
             .unzip()
     };
-    // What was run is known; before, the registry is asked, where that is possible.
+    // Shows the versions that were run. Before the first run, resolves the reference if a snapshot is active.
     let mut versions = scan.versions(number);
     let reference = references.first().cloned().flatten();
     let mut refusal = None;
     if let (true, true, Some(reference)) = (versions.is_empty(), snapshot::is_active(), &reference) {
         match registry::resolve(reference) {
             Ok(resolved) => versions.push(resolved.version),
-            Err(error) => refusal = Some(crate::error::message(error)),
+            Err(error) => refusal = Some(crate::pg::report::message(error)),
         }
     }
     match (versions.first(), reference, refusal) {
@@ -221,9 +231,10 @@ fn put_group(
             let labels: Vec<String> = versions.iter().map(|v| v.label()).collect();
             put_text(c"Model", &labels.join(", "), state);
             put_text(c"Outputs", &outputs.join(", "), state);
-            let device = guc::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
+            let device =
+                settings::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
             put_text(c"Device", &device, state);
-            let size = guc::batch_size().unwrap_or_else(|| version.batch_size()).max(1);
+            let size = settings::batch_size().unwrap_or_else(|| version.batch_size()).max(1);
             put_number(c"Batch Size", size as u64, state);
         }
     }
@@ -242,7 +253,7 @@ pub(super) unsafe extern "C-unwind" fn explain(
     state: *mut pg_sys::ExplainState,
 ) {
     let Some(scan) = scan_of(node) else { return };
-    // SAFETY: PostgreSQL explains a node that has begun.
+    // SAFETY: PostgreSQL explains only nodes that have begun.
     unsafe {
         let plan = (*node).ss.ps.plan.cast::<pg_sys::CustomScan>();
         pg_sys::ExplainOpenGroup(c"Predictions".as_ptr(), c"Predictions".as_ptr(), false, state);

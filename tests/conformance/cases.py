@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,67 @@ class Case:
             # A case may leave out the last of its inputs; those are not given.
             given = {v.name: load(folder / f"input_{i}.pb", v.type) for i, v in enumerate(inputs) if (folder / f"input_{i}.pb").exists()}
             yield given, [load(folder / f"output_{i}.pb", v.type) for i, v in enumerate(outputs)]
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+FOLDERS = ("models", "benches/models", "tests/reference/models", "target/models")
+"""Where models of this project are; some are made when it is built."""
+
+
+def find_files() -> list[Case]:
+    """The models of this project, and those of the folder that MODELS names, as cases without data."""
+    folders = [PROJECT / folder for folder in FOLDERS] + [Path(folder) for folder in (os.environ.get("MODELS"),) if folder]
+    files = [path for folder in folders for path in sorted(folder.glob("*.onnx"))]
+    return [Case("model", os.path.relpath(path.with_suffix(""), PROJECT), path, ()) for path in files]
+
+
+MAGNITUDES = (1.0, 1e-6, 1e3, -30.0, 1e6, 0.0, 1e-3)
+NUMBERS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+WORDS = np.array(["a", "", "UA", "it was not what we had hoped for", "0", "\u00e9\u4e2d", "good"], dtype=object)
+
+
+def relaxed_inputs(case: Case) -> tuple[onnx.ModelProto, list[str], list[np.ndarray]] | None:
+    """A model of this project, the names of its inputs, and three rows for each; none if rows cannot be made up."""
+    import onnxruntime
+
+    model = onnx.load(case.model)
+    names, rows = [], []
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for taken in session.get_inputs():
+        shape = [3, *(d if isinstance(d, int) else 3 for d in taken.shape[1:])]
+        count = int(np.prod(shape))
+        if not taken.shape or isinstance(taken.shape[0], int):
+            return None
+        if taken.type == "tensor(string)":
+            values = WORDS[np.arange(count) % len(WORDS)].reshape(shape)
+        elif taken.type in NUMBERS:
+            values = (np.arange(count).reshape(shape) % 2).astype(NUMBERS[taken.type])
+        else:
+            return None
+        names.append(taken.name)
+        rows.append(values)
+    return model, names, rows
+
+
+def unequal_rows(names: list[str], many: list[np.ndarray], accepts: Callable[[dict[str, np.ndarray]], Any]) -> list[dict[str, np.ndarray]]:
+    """Seven rows of very different magnitudes; a row that the model does not accept is one of the given rows instead."""
+    chance = np.random.default_rng(7)
+    rows = []
+    for i, magnitude in enumerate(MAGNITUDES):
+        row = {}
+        for name, values in zip(names, many, strict=True):
+            own = np.asarray(values[i % len(values)], dtype=values.dtype)
+            if values.dtype.kind == "f":
+                own = np.asarray(magnitude * chance.uniform(-1, 1, own.shape)).astype(values.dtype)
+            elif values.dtype.kind in "OUST":
+                own = WORDS[(np.arange(own.size) + i) % len(WORDS)].reshape(own.shape)
+            row[name] = np.asarray(own)
+        try:
+            accepts(row)
+        except Exception:
+            row = {name: values[i % len(values)] for name, values in zip(names, many, strict=True)}
+        rows.append(row)
+    return rows
 
 
 def load(path: Path, kind: TypeProto) -> Value:

@@ -1,4 +1,4 @@
-"""Compares the tables of src/engine/schema.rs with the ONNX schema of the onnx package: every message and field, both ways."""
+"""Compares the tables of crates/engine/src/onnx/schema.rs with the ONNX schema of the onnx package: every message and field, both ways."""
 
 import pathlib
 import re
@@ -7,7 +7,7 @@ import sys
 from onnx import onnx_ml_pb2
 from google.protobuf.descriptor import FieldDescriptor as F
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2] / "src/engine/schema.rs"
+SOURCE = pathlib.Path(__file__).resolve().parents[2] / "crates/engine/src/onnx/schema.rs"
 
 
 def ours():
@@ -15,7 +15,8 @@ def ours():
     text = SOURCE.read_text()
     names = dict(re.findall(r'Self::(\w+) => "([\w.]+)"', text))
     tables = {name: {} for name in names.values()}
-    body = text[text.index("fn field("):text.index("/// protobuf's own limit")]
+    body = text[text.index("fn field("):]
+    body = body[:body.index("_ => return None")]
     for left, right in re.findall(r"\(((?:Self::\w+(?: \| )?)+, [^)]*)\) => (Of\(Self::\w+\)|\w+),", body):
         messages, numbers = left.rsplit(", ", 1)
         kind = names[right[len("Of(Self::"):-1]] if right.startswith("Of") else right

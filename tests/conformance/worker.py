@@ -1,12 +1,13 @@
 """Runs cases one after the other, in raw ONNX Runtime and in SQL, and prints a line of JSON for each.
 
-  worker.py whole|batched ROOT < TITLES     TITLES: kind/name, one a line; run.py starts it, and again where it crashes
+  worker.py whole|batched|unequal ROOT < TITLES     TITLES: kind/name, one a line; run.py starts it, and again where it crashes
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import sys
 import time
@@ -18,7 +19,7 @@ import onnx
 import onnxruntime
 import psycopg
 
-from cases import Case, Value, close, find
+from cases import Case, Value, close, find, find_files, relaxed_inputs, unequal_rows
 from sql import differs, flat, flat_differs, held, nested_shape, parameter, shape
 
 onnxruntime.set_default_logger_severity(4)
@@ -209,16 +210,99 @@ def batched(case: Case, server: Server) -> dict[str, Any]:
     return {"batchable": True, "sql": "passed"}
 
 
+ORDERS = ([0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0], [3, 3, 0, 5, 1, 6, 2])
+"""Batches of the seven rows."""
+
+
+def apart(got: Any, wanted: Any, largest: float) -> bool:
+    """Whether two JSON values differ by more than rounding. `largest`: the largest number that went in."""
+    got, wanted = list(flat(got)), list(flat(wanted))
+    if len(got) != len(wanted):
+        return True
+    finite = [abs(float(v)) for v in wanted if isinstance(v, (int, float)) and math.isfinite(v)]
+    scale = max([1.0, *finite])
+
+    def differ(a: Any, b: Any) -> bool:
+        try:
+            # NaN and infinities are texts in JSON.
+            return not np.isclose(float(a), float(b), rtol=1e-3, atol=1e-5 * scale + 1e-6 * largest, equal_nan=True)
+        except (TypeError, ValueError):
+            return a != b
+
+    return any(map(differ, got, wanted))
+
+
+def listed(json_row: Any) -> list[Any]:
+    """The outputs of a row; a map is the list of its keys and values."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return [item for key in sorted(value) for item in (key, plain(value[key]))]
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return [plain(json_row[name]) for name in sorted(json_row)]
+
+
+def unequal(case: Case, server: Server) -> dict[str, Any]:
+    """Seven very unequal rows: each must get in every batch what it gets alone."""
+    try:
+        found = batchable(case) if case.sets or case.kind == "light" else relaxed_inputs(case)
+    except Exception as e:
+        return {"batchable": False, "why": str(e)[:200]}
+    if found is None:
+        return {"batchable": False}
+    model, names, many = found[:3]
+    session = raw_session(model)
+
+    def raw(rows: list[dict[str, np.ndarray]]) -> list[Any]:
+        got = session.run(None, {name: np.stack([row[name] for row in rows]) for name in names})
+        return [listed({str(i): [v[r].tolist() if hasattr(v[r], "tolist") else v[r] for v in got][i] for i in range(len(got))}) for r in range(len(rows))]
+
+    rows = unequal_rows(names, many, lambda row: raw([row]))
+    largest = [max([1.0, *(float(np.abs(v[np.isfinite(v)]).max(initial=0)) for v in row.values() if v.dtype.kind == "f")]) for row in rows]
+    # What raw ONNX Runtime says: the truth.
+    independent = True
+    try:
+        alone = [raw([row])[0] for row in rows]
+        for order in ORDERS:
+            together = raw([rows[i] for i in order])
+            independent &= not any(apart(t, alone[i], largest[i]) for t, i in zip(together, order, strict=True))
+    except Exception:
+        independent = False
+    columns = ", ".join(f"a{i}" for i in range(len(names)))
+
+    def ask(some: list[int]) -> list[Any]:
+        parts, values = [], []
+        for k, i in enumerate(some):
+            text, row_values = arguments([rows[i][name] for name in names])
+            parts.append(f"({k}, {text})")
+            values += row_values
+        query = f"SELECT predict_batch('{server.name}', {columns} ORDER BY k)::jsonb FROM (VALUES {', '.join(parts)}) AS r(k, {columns})"
+        return [listed(row) for row in server.ask(query, values)]
+
+    outcome: dict[str, Any] = {"batchable": True, "independent": independent}
+    try:
+        server.create(model.SerializeToString(), {})
+        outcome["reason"] = server.ask("SELECT coalesce(metadata->>'batch_dependent', metadata->>'unverified', metadata->>'no_batch') FROM predict.models WHERE name = %s", [server.name])
+        own = [ask([i])[0] for i in range(len(rows))]
+        for order in ORDERS:
+            for place, (got, i) in enumerate(zip(ask(order), order, strict=True)):
+                if apart(got, own[i], largest[i]):
+                    return outcome | {"sql": f"row {i} at place {place} of {order}: {str(got)[:80]} instead of {str(own[i])[:80]}"}
+    except psycopg.Error as e:
+        return outcome | {"sql": said(e), "lost": server.connection.broken}
+    return outcome | {"sql": "passed"}
+
+
 def main() -> None:
     form, root = sys.argv[1:]
-    run = {"whole": whole, "batched": batched}[form]
-    cases = {case.title: case for case in find(Path(root))}
+    run = {"whole": whole, "batched": batched, "unequal": unequal}[form]
+    cases = {case.title: case for case in [*find(Path(root)), *find_files()]}
     server = Server(form)
     for line in sys.stdin:
         title = line.strip()
         started = time.monotonic()
-        # A few small sessions stay, so that what grows is a leak.
-        size = "2GB" if cases[title].kind == "light" else "32MB"
+        # A few small sessions stay, so that what grows is a leak; whole networks need room.
+        size = "2GB" if cases[title].kind in ("light", "model") else "32MB"
         server.connection.execute(f"SET pg_predict.session_cache_size = '{size}'")
         outcome = run(cases[title], server)
         if server.connection.broken:

@@ -271,12 +271,12 @@ def main():
             settings = [f"SET LOCAL pg_predict.batch_size = {r.choice((0, 3, 7))}"]
             settings += r.sample(["SET LOCAL enable_hashjoin = off", "SET LOCAL enable_mergejoin = off", "SET LOCAL enable_nestloop = off",
                                   "SET LOCAL enable_sort = off", "SET LOCAL enable_hashagg = off", "SET LOCAL enable_seqscan = off",
-                                  "SET LOCAL enable_material = off", "SET LOCAL pg_predict.pipeline = off"], r.choice((0, 0, 1, 2)))
+                                  "SET LOCAL enable_material = off", "SET LOCAL pg_predict.enable_pipelining = off"], r.choice((0, 0, 1, 2)))
             if r.random() < 0.1 and not any("LIMIT" in s or "CURSOR" in s for s in statements):
                 # How far workers read ahead of a LIMIT is anybody's guess.
                 settings += ["SET LOCAL parallel_setup_cost = 0", "SET LOCAL parallel_tuple_cost = 0", "SET LOCAL min_parallel_table_scan_size = 0"]
             # Asynchronous scans give rows as they arrive: rows that sort alike, and those that a cursor fetches first, have no certain order.
-            if maker.order or any("CURSOR" in s for s in statements):
+            if maker.order or any("CURSOR" in s or "row_number" in s for s in statements):
                 settings += ["SET LOCAL enable_async_append = off"]
             on = run(connection, settings, statements, maker.order)
             off = run(connection, ["SET LOCAL pg_predict.enable_batch_scan = off", *settings], statements, maker.order)

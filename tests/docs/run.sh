@@ -28,14 +28,14 @@ broken() {
 
 "$python" "$ROOT/scripts/docs.py" reference
 broken reference/functions.md '/^\| `describe/d' 'function describe(model text) is not in the reference'
-broken reference/functions.md 's/^\| `warm\(model text\)/| `warmer(model text)/' 'function warmer() is in the reference'
+broken reference/functions.md 's/^\| `load_model\(model text\)/| `load_models(model text)/' 'function load_models() is in the reference'
 broken reference/functions.md 's/set_alias\(model text, alias text, version integer/set_alias(model text, alias text, version bigint/' 'function set_alias('
 broken reference/types.md 's/`prediction_batch`/`batch`/g' 'type prediction_batch is not in the reference'
 broken reference/views.md 's/`predict.model_speeds`/`predict.speeds`/' 'view predict.model_speeds is not in the reference'
 broken reference/views.md 's/`sha256`/`sha`/' 'view predict.models has the columns sha256 too'
 broken reference/settings.md '/`pg_predict.threads`/d' 'setting pg_predict.threads is not in the reference'
 broken reference/settings.md 's/(`pg_predict.max_batch_memory` \|) 64MB/\1 32MB/' 'setting pg_predict.max_batch_memory is 64MB by default'
-broken reference/settings.md 's/^(\| `pg_predict.probe_timeout` .*) superuser/\1 user/' 'setting pg_predict.probe_timeout is for a superuser'
+broken reference/settings.md 's/^(\| `pg_predict.validation_timeout` .*) superuser/\1 user/' 'setting pg_predict.validation_timeout is for a superuser'
 broken reference/options.md '/^\| `pooling`/d' 'option pooling is not in the reference'
 broken reference/errors.md '/^\| 22003/d' 'SQLSTATE numeric_value_out_of_range is not in the reference'
 broken reference/errors.md 's/^\| 22004/| 22005/' 'SQLSTATE 22005 is not null_value_not_allowed'

@@ -12,10 +12,13 @@ failed=0
 copy() {
     rm -rf "$WORK/tree"
     mkdir "$WORK/tree"
-    cp -r Cargo.toml Cargo.lock rust-toolchain.toml rustfmt.toml clippy.toml src "$WORK/tree/"
+    cp -r Cargo.toml Cargo.lock rust-toolchain.toml rustfmt.toml clippy.toml src crates "$WORK/tree/"
     for part in .cargo pg_predict.control sql benches; do
         [ ! -e "$part" ] || cp -r "$part" "$WORK/tree/"
     done
+    mkdir "$WORK/tree/docs"
+    cp README.md "$WORK/tree/"
+    cp docs/tutorial.md "$WORK/tree/docs/"
 }
 
 verdict() {
@@ -71,59 +74,61 @@ else
     verdict failed "the sources as they are"
 fi
 
-breaks engine-without-pgrx src/engine/tensor.rs 'use pgrx::pg_sys;'
-breaks engine-without-pgrx src/engine/Cargo.toml 'pgrx.workspace = true'
-breaks ort-only-in-session src/engine/cache.rs 'use ort::session::Session;'
-breaks ort-only-in-session src/pg/broken.rs 'fn load() { let _ = ::ort::init(); }'
-breaks ort-only-in-session src/registry.rs 'use {ort::Error as E};'
-breaks unsafe-only-in-pg-and-scan src/registry.rs 'fn read(p: *const u8) -> u8 { unsafe { *p } }'
-breaks unsafe-only-in-pg-and-scan src/api/broken.rs '#[unsafe(no_mangle)] pub extern "C" fn hook() {}'
-breaks unsafe-only-in-pg-and-scan src/engine/broken.rs 'unsafe impl Send for Broken {}'
+breaks engine-without-pgrx crates/engine/src/options.rs 'use pgrx::pg_sys;'
+breaks engine-without-pgrx crates/engine/Cargo.toml 'pgrx.workspace = true'
+breaks ort-only-in-its-room crates/engine/src/options.rs 'use ort::session::Session;'
+breaks ort-only-in-its-room src/pg/broken.rs 'fn load() { let _ = ::ort::init(); }'
+breaks ort-only-in-its-room src/registry/rights.rs 'use {ort::Error as E};'
+breaks unsafe-only-in-its-rooms src/registry/rights.rs 'fn read(p: *const u8) -> u8 { unsafe { *p } }'
+breaks unsafe-only-in-its-rooms src/api/broken.rs '#[unsafe(no_mangle)] pub extern "C" fn hook() {}'
+breaks unsafe-only-in-its-rooms crates/engine/src/broken.rs 'unsafe impl Send for Broken {}'
 breaks safety-notes-stay-on src/pg/broken.rs '#[allow(clippy::undocumented_unsafe_blocks)] fn f() {}'
-breaks sqlstate-only-in-error src/pg/broken.rs 'use pgrx::PgSqlErrorCode as Code;'
-breaks sqlstate-only-in-error src/api/broken.rs 'const MISSING: i32 = ERRCODE_UNDEFINED_OBJECT;'
-breaks no-panic src/registry.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap() }'
-breaks no-panic src/engine/broken.rs 'fn f(x: Option<u8>) -> u8 { x.expect("there is one") }'
+breaks sqlstate-only-in-report src/pg/broken.rs 'use pgrx::PgSqlErrorCode as Code;'
+breaks sqlstate-only-in-report src/api/broken.rs 'const MISSING: i32 = ERRCODE_UNDEFINED_OBJECT;'
+breaks no-panic src/registry/rights.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap() }'
+breaks no-panic crates/engine/src/broken.rs 'fn f(x: Option<u8>) -> u8 { x.expect("there is one") }'
 breaks no-panic src/pg/broken.rs 'fn f() { panic!("no") }'
 breaks no-panic src/api/broken.rs 'fn f() { pgrx::error!("no") }'
 breaks no-panic src/stats.rs 'fn f() { todo!() }'
 breaks no-panic src/scan/broken.rs 'fn f() { unimplemented!() }'
-breaks no-panic src/bin/broken.rs '#[cfg(not(test))] fn f(x: Option<u8>) -> u8 { x.unwrap() }'
+breaks no-panic crates/model_process/src/bin/broken.rs '#[cfg(not(test))] fn f(x: Option<u8>) -> u8 { x.unwrap() }'
 breaks names-say-what src/pg/mod.rs 'mod utils { }'
 breaks rooms-look-down src/pg/broken.rs 'use crate::api::predict;'
 breaks rooms-look-down src/pg/broken.rs 'use crate::{error::Error, registry::{self, Model}};'
-breaks rooms-look-down src/registry.rs 'use crate::api::predict;'
-breaks rooms-look-down src/registry.rs 'use super::api;'
-breaks rooms-look-down src/stats.rs 'fn f() { crate::scan::explain::show() }'
+breaks rooms-look-down src/registry/rights.rs 'use crate::api::predict;'
+breaks rooms-look-down src/registry/rights.rs 'use super::super::api;'
+breaks rooms-look-down src/rows/broken.rs 'fn f() { crate::scan::explain::show() }'
+breaks rooms-look-down crates/engine/src/tensor/broken.rs 'use crate::encoding::layout::Layout;'
+breaks rooms-look-down benches/src/statements/broken.rs 'use crate::report::page;'
 breaks rooms-look-down src/error.rs 'use crate::registry::Model;'
-breaks rooms-look-down src/guc.rs 'use crate::{pg, stats};'
-breaks rooms-look-down src/engine/broken.rs 'use pg_predict::registry;'
+breaks rooms-look-down src/settings.rs 'use crate::{pg, stats};'
+breaks rooms-look-down crates/engine/src/tensor/broken.rs 'use pg_predict::registry;'
 
-breaks install-looks-in-pg-catalog sql/trust.sql 'SET search_path = public;'
-breaks install-makes-anew sql/stats.sql 'CREATE OR REPLACE VIEW predict.broken AS SELECT 1 AS a;'
-breaks install-makes-anew sql/jobs.sql 'CREATE TABLE IF NOT EXISTS predict.broken (a integer PRIMARY KEY);'
-breaks install-makes-anew sql/jobs.sql 'CREATE SCHEMA IF NOT EXISTS predict;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.is_member_of(role name) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT true $$;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.lent() RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$ SELECT true $$;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.lent() RETURNS boolean LANGUAGE sql SET search_path = pg_catalog AS $$ SELECT true $$;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.drift(a text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM lower(a); END $$;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE FUNCTION predict.drift(a integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN a = 1; END $$;'
-breaks function-fixes-its-path sql/jobs.sql 'CREATE PROCEDURE predict.run_job(a integer) LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;'
-breaks no-door-in-a-view sql/jobs.sql "CREATE VIEW predict.broken AS SELECT d.name FROM predict.drift('m', 'SELECT 1') d;"
-breaks public-changes-no-table sql/jobs.sql 'GRANT INSERT ON predict.job_run TO PUBLIC;'
-breaks public-changes-no-table sql/jobs.sql 'GRANT ALL ON predict.job TO PUBLIC;'
-breaks behalf-is-closed sql/jobs.sql 'CREATE FUNCTION predict.put_it(caller oid, a integer) RETURNS bigint LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT 1::bigint $$;'
+breaks install-looks-in-pg-catalog sql/functions/checks.sql 'SET search_path = public;'
+breaks install-makes-anew sql/functions/stats.sql 'CREATE OR REPLACE VIEW predict.broken AS SELECT 1 AS a;'
+breaks install-makes-anew sql/tables/jobs.sql 'CREATE TABLE IF NOT EXISTS predict.broken (a integer PRIMARY KEY);'
+breaks install-makes-anew sql/tables/jobs.sql 'CREATE SCHEMA IF NOT EXISTS predict;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.is_member_of(role name) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.lent() RETURNS boolean LANGUAGE sql SECURITY DEFINER AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.lent() RETURNS boolean LANGUAGE sql SET search_path = pg_catalog AS $$ SELECT true $$;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE FUNCTION predict.drift(a text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM lower(a); END $$;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE FUNCTION predict.drift(a integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN a = 1; END $$;'
+breaks function-fixes-its-path sql/functions/jobs.sql 'CREATE PROCEDURE predict.run_job(a integer) LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;'
+breaks no-door-in-a-view sql/functions/jobs.sql "CREATE VIEW predict.broken AS SELECT d.name FROM predict.drift('m', 'SELECT 1') d;"
+breaks public-changes-no-table sql/tables/jobs.sql 'GRANT INSERT ON predict.job_run TO PUBLIC;'
+breaks public-changes-no-table sql/tables/jobs.sql 'GRANT ALL ON predict.job TO PUBLIC;'
+breaks behalf-is-closed sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.put_it(caller oid, a integer) RETURNS bigint LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT 1::bigint $$;'
 
 # pgspot names places of its own.
 copy
-echo 'CREATE FUNCTION broken.lent(a bigint) RETURNS interval LANGUAGE sql SECURITY DEFINER AS $$ SELECT make_interval(secs => a) $$;' >>"$WORK/tree/sql/stats.sql"
+echo 'CREATE FUNCTION broken.lent(a bigint) RETURNS interval LANGUAGE sql SECURITY DEFINER AS $$ SELECT make_interval(secs => a) $$;' >>"$WORK/tree/sql/functions/stats.sql"
 if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^sql: pgspot: PS' "$WORK/output"; then
     verdict ok "pgspot: a call that another role's function fits better"
 else
     verdict failed "pgspot: a call that another role's function fits better"
 fi
 copy
-sed -i '/^SET LOCAL search_path/d' "$WORK/tree/sql/registry.sql"
+sed -i '/^SET LOCAL search_path/d' "$WORK/tree/sql/tables/registry.sql"
 if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q ': install-looks-in-pg-catalog: ' "$WORK/output" && grep -q '^sql: pgspot: PS' "$WORK/output"; then
     verdict ok "install-looks-in-pg-catalog: a script without a search_path"
 else
@@ -131,7 +136,7 @@ else
 fi
 
 # These break a rule in the first line, by their name or by what is missing there.
-for name in src/utils.rs src/pg/common.rs src/engine/helpers.rs src/api/types/batch.rs; do
+for name in src/utils.rs src/pg/common.rs crates/engine/src/helpers.rs src/api/types/batch.rs; do
     copy
     append "$name" "fn f() {}"
     BROKEN=$name:1
@@ -164,31 +169,41 @@ else
     verdict failed "safety-notes-stay-on: the lint is gone from Cargo.toml"
 fi
 
-passes src/registry.rs '// unsafe, panic!, crate::api and PgSqlErrorCode in a comment'
-passes src/registry.rs '/* ort:: /* and unsafe */ crate::api:: */'
-passes src/registry.rs 'const TEXT: &str = "unsafe { panic!(\"ort::\") } // crate::api::x";'
-passes src/registry.rs "const RAW: &str = r#\"unsafe \" .unwrap() crate::api::\"#; const QUOTE: char = '\"'; fn f<'a>(x: &'a str) -> &'a str { x }"
-passes src/registry.rs '#[cfg(test)] mod tests { fn f(x: Option<u8>) -> u8 { x.unwrap() + x.expect("it") } }'
-passes src/engine/broken.rs '#![deny(unsafe_code)]'
-passes src/registry.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap_or(1) }'
-passes src/registry.rs '#[expect(dead_code)] fn f(effort: u8) { let ort = effort; let _ = report::of(ort); }'
+copy
+for _ in {1..40}; do
+    printf '\n%s\n' 'Considerable organizational infrastructure necessitates comprehensive interdepartmental communication methodologies.'
+done >>"$WORK/tree/docs/tutorial.md"
+if ! scripts/lint.sh --rules "$WORK/tree" >"$WORK/output" 2>&1 && grep -q '^docs/tutorial.md:1: readable: ' "$WORK/output"; then
+    verdict ok "readable: long words in the tutorial"
+else
+    verdict failed "readable: long words in the tutorial"
+fi
+
+passes src/registry/rights.rs '// unsafe, panic!, crate::api and PgSqlErrorCode in a comment'
+passes src/registry/rights.rs '/* ort:: /* and unsafe */ crate::api:: */'
+passes src/registry/rights.rs 'const TEXT: &str = "unsafe { panic!(\"ort::\") } // crate::api::x";'
+passes src/registry/rights.rs "const RAW: &str = r#\"unsafe \" .unwrap() crate::api::\"#; const QUOTE: char = '\"'; fn f<'a>(x: &'a str) -> &'a str { x }"
+passes src/registry/rights.rs '#[cfg(test)] mod tests { fn f(x: Option<u8>) -> u8 { x.unwrap() + x.expect("it") } }'
+passes crates/engine/src/broken.rs '#![deny(unsafe_code)]'
+passes src/registry/rights.rs 'fn f(x: Option<u8>) -> u8 { x.unwrap_or(1) }'
+passes src/registry/rights.rs '#[expect(dead_code)] fn f(effort: u8) { let ort = effort; let _ = report::of(ort); }'
 passes src/pg/broken.rs 'fn f(p: *const u8) -> u8 { unsafe { *p } }'
-passes src/api/broken.rs 'use crate::{error::Error, guc, pg::{convert, text}, registry::Model};'
-passes sql/jobs.sql 'CREATE FUNCTION predict.fine(a integer) RETURNS integer LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT a + 1 $$;'
-passes sql/jobs.sql 'CREATE FUNCTION predict.fine(a integer) RETURNS integer IMMUTABLE RETURN a + 1;'
-passes sql/jobs.sql 'GRANT SELECT ON predict.job_run TO PUBLIC; -- and not INSERT: OR REPLACE, IF NOT EXISTS'
-passes src/pg/convert/wide.rs 'use super::super::text;'
+passes src/api/broken.rs 'use crate::{error::Error, settings, pg::{call, text}, registry::Model};'
+passes sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.fine(a integer) RETURNS integer LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT a + 1 $$;'
+passes sql/functions/jobs.sql 'CREATE FUNCTION predict_internal.fine(a integer) RETURNS integer IMMUTABLE RETURN a + 1;'
+passes sql/tables/jobs.sql 'GRANT SELECT ON predict.job_run TO PUBLIC; -- and not INSERT: OR REPLACE, IF NOT EXISTS'
+passes src/pg/catalog/wide.rs 'use super::super::text;'
 
 # The two that are not ours, once each: that lint calls them, with the settings that matter.
 copy
-printf '\npub fn   crooked( ) { }\n' >>"$WORK/tree/src/engine/lib.rs"
+printf '\npub fn   crooked( ) { }\n' >>"$WORK/tree/crates/engine/src/lib.rs"
 if ! scripts/lint.sh --format "$WORK/tree" >"$WORK/output" 2>&1 && grep -q 'cargo fmt --all' "$WORK/output"; then
     verdict ok "rustfmt: crooked layout"
 else
     verdict failed "rustfmt: crooked layout"
 fi
 copy
-printf '\npub fn peek(p: &u8) -> u8 {\n    let p: *const u8 = p;\n    unsafe { *p }\n}\n' >>"$WORK/tree/src/engine/lib.rs"
+printf '\npub fn peek(p: &u8) -> u8 {\n    let p: *const u8 = p;\n    unsafe { *p }\n}\n' >>"$WORK/tree/crates/engine/src/lib.rs"
 if ! scripts/lint.sh --clippy "$WORK/tree" pg_predict_engine >"$WORK/output" 2>&1 && grep -q 'undocumented' "$WORK/output" && grep -q 'missing a safety comment' "$WORK/output"; then
     verdict ok "clippy: unsafe without a SAFETY note"
 else

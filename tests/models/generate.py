@@ -91,6 +91,16 @@ def main():
     for t in ("f32", "f64", "i8", "i32", "i64", "u8", "b", "s"):
         # Rows of two elements of the type, as they are.
         save(f"pair_{t}", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ELEMENTS[t], [N, 2])], [tensor("y", ELEMENTS[t], [N, 2])])
+    save("pair_u64", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", ELEMENTS["u64"], [N, 2])], [tensor("y", ELEMENTS["u64"], [N, 2])])
+    save("single", [helper.make_node("Add", ["x", "x"], ["y"])], [tensor("x", FLOAT, [N])], [tensor("y", FLOAT, [N])])
+    save("single_i64", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", TensorProto.INT64, [N])], [tensor("y", TensorProto.INT64, [N])])
+    # Names that differ by case, by what follows their first 63 bytes, and in letters of two bytes.
+    for name, a, b, y in (("two_cases", "Age", "age", "y"), ("long_pair", "c" * 63 + "x", "c" * 63 + "y", "d" * 70), ("long_letters", "\u00e9" * 40, "b", "\u00fc" * 40)):
+        nodes = [helper.make_node("Mul", [b, "ten"], ["tens"]), helper.make_node("Add", [a, "tens"], [y])]
+        save(name, nodes, [tensor(a, FLOAT, [N]), tensor(b, FLOAT, [N])], [tensor(y, FLOAT, [N])], [constant("ten", np.float32(10))])
+    # Two outputs that are one name for PostgreSQL.
+    outputs = ["d" * 63 + "x", "d" * 63 + "y"]
+    save("long_outputs", [helper.make_node(kind, ["x"], [y]) for kind, y in zip(("Identity", "Neg"), outputs, strict=True)], [tensor("x", FLOAT, [N])], [tensor(y, FLOAT, [N]) for y in outputs])
     save("text", [helper.make_node("Identity", ["s"], ["t"])], [tensor("s", TensorProto.STRING, [N, 1])], [tensor("t", TensorProto.STRING, [N, 1])])
     save("half", [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", TensorProto.FLOAT16, [N, 1])], [tensor("y", TensorProto.FLOAT16, [N, 1])])
 
@@ -292,6 +302,37 @@ def tensors():
         [tensor("y", FLOAT, [N, 1])],
         [constant("w", np.array([[1], [10], [100]], np.float32))],
         properties={"feature_names": '["age", "income", "Debt Ratio"]'},
+    )
+    # Labels that are not UTF-8, as a program writes them that knows Latin-1 only: one for a number that no trial takes, and a map's key.
+    ml = {"domain": "ai.onnx.ml"}
+    save(
+        "latin_label",
+        [helper.make_node("LabelEncoder", ["code"], ["label"], keys_int64s=[1, 1000003], values_strings=[b"tea", b"caf\xe9"], default_string="other", **ml)],
+        [tensor("code", TensorProto.INT64, [N])],
+        [tensor("label", TensorProto.STRING, [N])],
+        opsets=(("", 17), ("ai.onnx.ml", 3)),
+    )
+    save(
+        "latin_key",
+        [helper.make_node("ZipMap", ["x"], ["scores"], classlabels_strings=[b"tea", b"caf\xe9"], **ml)],
+        [tensor("x", FLOAT, [N, 2])],
+        [helper.make_value_info("scores", helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(FLOAT, []))))],
+        opsets=(("", 17), ("ai.onnx.ml", 3)),
+    )
+    # Labels with a zero byte, which PostgreSQL's text cannot hold.
+    save(
+        "zero_label",
+        [helper.make_node("LabelEncoder", ["code"], ["label"], keys_int64s=[1, 1000003], values_strings=[b"tea", b"te\0a"], default_string="other", **ml)],
+        [tensor("code", TensorProto.INT64, [N])],
+        [tensor("label", TensorProto.STRING, [N])],
+        opsets=(("", 17), ("ai.onnx.ml", 3)),
+    )
+    save(
+        "zero_key",
+        [helper.make_node("ZipMap", ["x"], ["scores"], classlabels_strings=[b"tea", b"te\0a"], **ml)],
+        [tensor("x", FLOAT, [N, 2])],
+        [helper.make_value_info("scores", helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(FLOAT, []))))],
+        opsets=(("", 17), ("ai.onnx.ml", 3)),
     )
     # A table of ten: a place beyond it fails the run. Single values, so that each row is one.
     save("table", [helper.make_node("Gather", ["ten", "place"], ["y"])], [tensor("place", TensorProto.INT64, [N])], [tensor("y", FLOAT, [N])], [constant("ten", np.arange(10, dtype=np.float32) * 10)])

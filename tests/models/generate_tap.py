@@ -228,6 +228,11 @@ def words() -> None:
     save("words", nodes, [word], [row_of("translation", TensorProto.STRING), scores], [constant("one", [[1.0]], numpy.float32)])
 
 
+def texts() -> None:
+    """Gives a text back: most of a run's time is the copy of the texts."""
+    save("texts", [helper.make_node("Identity", ["s"], ["y"])], [row_of("s", TensorProto.STRING)], [row_of("y", TensorProto.STRING)], [])
+
+
 def wide() -> None:
     """A row of many times x: results that outgrow what one value can hold."""
     nodes = [helper.make_node("Expand", ["x", "size"], ["y"])]
@@ -246,6 +251,7 @@ def main() -> None:
     crash()
     quotient()
     words()
+    texts()
     wide()
 
 

@@ -199,7 +199,7 @@ def check_figures(database: Database, browser: Browser, counters: list[dict[str,
     test("the signature is what the views say", lambda: (
         differing("inputs", [tuple(r.values()) for r in tables["Inputs"]], one(f"SELECT name, type, {shape} FROM predict.model_inputs WHERE model = 'late' AND version = 1 ORDER BY position"))
         or differing("outputs", [tuple(r.values()) for r in tables["Outputs"]],
-                     one(f"SELECT name, type, {shape}, predict.sql_type_of(type, row_shape) FROM predict.model_outputs WHERE model = 'late' AND version = 1 ORDER BY position"))
+                     one(f"SELECT name, type, {shape}, predict_internal.sql_type_of(type, row_shape) FROM predict.model_outputs WHERE model = 'late' AND version = 1 ORDER BY position"))
         or differing("facts", (facts["SHA-256"], facts["Owner"], facts["File"]), one("SELECT sha256, owner, to_char(bytes, 'FM999,999') || ' bytes' FROM predict.models WHERE name = 'late' AND version = 1")[0])
     ))  # fmt: skip
 

@@ -118,6 +118,35 @@ SELECT * FROM attempt($$SELECT predict('linear', 1, '2', 3)$$);
 SELECT predict('one', NULL);
 SELECT predict('linear', 1, NULL, 3);
 
+-- SQL prefers a column to the table or alias of its name: the HINT tells how to pass the row.
+CREATE TABLE c (a int, b int, c int, "In C" real);
+INSERT INTO c VALUES (1, 2, 3, 4);
+SELECT * FROM attempt($$SELECT predict('named', c) FROM c$$);
+SELECT * FROM attempt($$SELECT predict_batch('named', c) FROM c$$);
+SELECT * FROM attempt($$SELECT * FROM predictions((SELECT predict_batch('named', b) FROM c AS b WHERE a > 0)) p(y real)$$);
+SELECT * FROM attempt($$SELECT predict_batch('named', "In C") FROM c "In C" GROUP BY a$$);
+SELECT * FROM attempt($$SELECT predict('named', c) FROM (SELECT a, b, c FROM c OFFSET 0) AS c$$);
+SELECT * FROM attempt($$SELECT predict_batch('named', c) FROM (VALUES (1, 2, 'a text'), (1, 2, NULL)) AS c(a, b, c)$$);
+SELECT * FROM attempt($$SELECT predict_batch('named', note) FROM t JOIN c AS note ON note.a = t.id$$);
+SELECT predict('named', c.*), (SELECT (predict_batch('named', c.*))::real[] FROM c) FROM c;
+SET pg_predict.enable_batch_scan = off;
+SELECT * FROM attempt($$SELECT predict('named', c) FROM c$$);
+SELECT * FROM attempt($$SELECT predict('named', c) FROM (SELECT a, b, c FROM c) AS c WHERE predict('one', a) > 0$$);
+RESET pg_predict.enable_batch_scan;
+-- Elsewhere the HINT is as ever.
+SELECT * FROM attempt($$SELECT predict_batch('named', a) FROM c$$);
+SELECT * FROM attempt($$SELECT predict_batch('named', a) FROM (SELECT a, b, c FROM c) AS c$$);
+SELECT predict('one', c) FROM c;
+
+-- Text is no number, and no array: not as a literal without a type, nor as a column.
+SELECT * FROM attempt($$SELECT predict('linear', '{1,2,3}')$$);
+SELECT * FROM attempt($$SELECT predict_batch('linear', '{1,2,3}'::text)$$);
+SELECT * FROM attempt($$SELECT predict('open', '{1,2,3}')$$);
+SELECT * FROM attempt($$SELECT predict('one', '{1}')$$);
+SELECT * FROM attempt($$SELECT predict('grid', '{{1,2,3},{4,5,6}}')$$);
+SELECT * FROM attempt($$SELECT predict_batch('linear', r) FROM (SELECT '{1,2,3}'::text AS x) r$$);
+SELECT predict('linear', '{1,2,3}'::real[]);
+
 -- How many.
 SELECT * FROM attempt($$SELECT predict('linear')$$);
 SELECT * FROM attempt($$SELECT predict_batch('linear')$$);

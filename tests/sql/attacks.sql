@@ -39,6 +39,8 @@ SELECT p FROM pg_class c, unnest('{INSERT,UPDATE,REFERENCES}'::text[]) p
  WHERE c.relnamespace = 'predict'::regnamespace AND c.relkind IN ('r', 'v') AND has_any_column_privilege(c.oid, p);
 SELECT p FROM pg_class c, unnest('{USAGE,UPDATE,SELECT}'::text[]) p
  WHERE c.relnamespace = 'predict'::regnamespace AND c.relkind = 'S' AND has_sequence_privilege(c.oid, p);
+SELECT n, has_schema_privilege(n, 'USAGE') AS usage, has_schema_privilege(n, 'CREATE') AS "create" FROM unnest('{predict,predict_internal}'::text[]) n;
+SELECT count(*) FROM pg_class c WHERE c.relnamespace = 'predict_internal'::regnamespace;
 SELECT attempt($$INSERT INTO predict.job_run (id, job, version, resumed) OVERRIDING SYSTEM VALUE VALUES (1000000, 1, 1, false)$$);
 SELECT attempt($$SELECT nextval('predict.event_id_seq')$$);
 -- .. reads nothing of another's; ..
@@ -50,16 +52,16 @@ SELECT count(*) FROM predict.baseline;
 SELECT count(*) FROM predict.check_row;
 -- .. and comes no further by the functions that write on somebody's behalf: they know who calls, and take nobody's word for it.
 SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') FROM pg_proc p
- WHERE p.pronamespace = 'predict'::regnamespace AND p.proargnames[1] = 'caller' AND p.proargtypes[0] = 'oid'::regtype ORDER BY 1;
-SELECT attempt($$SELECT predict.put_checks('att_victim'::regrole, 'victims', 'golden', '[]', 0, '', '[]')$$);
-SELECT attempt($$SELECT predict.put_checks('victims', 'golden', '[]', 0, '', '[]')$$);
-SELECT attempt($$SELECT predict.forget_checks('victims', NULL)$$);
-SELECT attempt($$SELECT predict.put_check_result('victims', 1, 'golden', 5, 5, 1, 'forged')$$);
-SELECT attempt($$SELECT predict.forget_baseline('victims', '{}', '{}')$$);
-SELECT attempt($$SELECT predict.put_baseline((SELECT jsonb_populate_record(NULL::predict.baseline, '{"model": "victims"}')))$$);
-SELECT predict.forget_job(:job), predict.put_run(:job, 1, false), predict.put_error(1, 'null', '', '', '', 1), predict.put_chunk(1, NULL, 0, 0, 0, 0),
-       predict.put_failure(1, 'forged'), predict.forget_runs(:job, 0), predict.lock_job(:job);
-SELECT predict.put_job((SELECT jsonb_populate_record(NULL::predict.job, jsonb_build_object('id', :job, 'owner', 'att_victim', 'name', 'nightly')))) IS NULL AS nothing;
+ WHERE p.pronamespace = 'predict_internal'::regnamespace AND p.proargnames[1] = 'caller' AND p.proargtypes[0] = 'oid'::regtype ORDER BY 1;
+SELECT attempt($$SELECT predict_internal.put_checks('att_victim'::regrole, 'victims', 'golden', '[]', 0, '', '[]')$$);
+SELECT attempt($$SELECT predict_internal.put_checks('victims', 'golden', '[]', 0, '', '[]')$$);
+SELECT attempt($$SELECT predict_internal.forget_checks('victims', NULL)$$);
+SELECT attempt($$SELECT predict_internal.put_check_result('victims', 1, 'golden', 5, 5, 1, 'forged')$$);
+SELECT attempt($$SELECT predict_internal.forget_baseline('victims', '{}', '{}')$$);
+SELECT attempt($$SELECT predict_internal.put_baseline((SELECT jsonb_populate_record(NULL::predict.baseline, '{"model": "victims"}')))$$);
+SELECT predict_internal.forget_job(:job), predict_internal.put_run(:job, 1, false), predict_internal.put_error(1, 'null', '', '', '', 1), predict_internal.put_chunk(1, NULL, 0, 0, 0, 0),
+       predict_internal.put_failure(1, 'forged'), predict_internal.forget_runs(:job, 0), predict_internal.lock_job(:job);
+SELECT predict_internal.put_job((SELECT jsonb_populate_record(NULL::predict.job, jsonb_build_object('id', :job, 'owner', 'att_victim', 'name', 'nightly')))) IS NULL AS nothing;
 -- An advisory lock of its own keeps no job from running.
 SELECT pg_advisory_lock(c.oid::bigint::bit(32)::integer, :job) FROM pg_class c WHERE c.oid = 'predict.job'::regclass;
 RESET ROLE;
@@ -127,7 +129,7 @@ SET client_min_messages = warning;
 DROP EXTENSION pg_predict CASCADE;
 CREATE FUNCTION public.length(bytea) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM public.trap(); END $$;
 CREATE EXTENSION pg_predict SCHEMA public;
-SELECT predict.moment(1500000);
+SELECT predict_internal.moment(1500000);
 SELECT DISTINCT n.nspname FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE p.proowner = 'att_user'::regrole AND d.classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass);
 -- A schema predict that somebody has made already is not taken over, nor what is in it.
@@ -137,6 +139,11 @@ CREATE SCHEMA predict AUTHORIZATION att_user;
 CREATE EXTENSION pg_predict SCHEMA public;
 \set VERBOSITY default
 DROP SCHEMA predict;
+CREATE SCHEMA predict_internal AUTHORIZATION att_user;
+\set VERBOSITY terse
+CREATE EXTENSION pg_predict SCHEMA public;
+\set VERBOSITY default
+DROP SCHEMA predict_internal;
 DROP OWNED BY att_user;
 CREATE EXTENSION pg_predict SCHEMA public;
 SET client_min_messages = notice;
@@ -167,7 +174,7 @@ SET ROLE att_owner;
 SELECT attempt(E'SELECT predict.add_checks(''it''''s <i> "%s" :x * --'', ''SELECT 1'', ''a\nb'')');
 RESET ROLE;
 -- The texts that print it: one line each, and what they mean is the name.
-SELECT predict.name_of(n), predict.literal_of(n), predict.printable_of(n)
+SELECT predict_internal.name_of(n), predict_internal.literal_of(n), predict_internal.printable_of(n)
   FROM unnest(ARRAY['plain', 'Two words', E'a\nb', E'q"\\\n', E'it''s\t', E'\u202Eback', 'null', '']) n;
 SELECT U&"a\000ab" FROM (SELECT 1 AS "a
 b") s;
@@ -175,7 +182,7 @@ b") s;
 -- An owner's check or job that is broken keeps nobody else from theirs.
 SET ROLE att_owner;
 SELECT predict.create_model('broken', model('named'));
-SELECT predict.put_checks('broken', 'bad', '[{"name": "a", "type": "no_such_type"}]', 0, '', '[[{"a": 1}, {}]]');
+SELECT predict_internal.put_checks('broken', 'bad', '[{"name": "a", "type": "no_such_type"}]', 0, '', '[[{"a": 1}, {}]]');
 RESET ROLE;
 SELECT predict.create_model('fine', model('named'));
 SELECT predict.add_checks('fine', 'SELECT 1::real AS a, 2::real AS b, 3::real AS c');
@@ -183,7 +190,7 @@ SELECT model_name, name, failed, passed, first_failure FROM predict.check() ORDE
 SELECT attempt($$SELECT * FROM predict.check('broken')$$);
 -- A baseline of nonsense spoils its own model's report at most.
 SET ROLE att_owner;
-SELECT predict.put_baseline(jsonb_populate_record(NULL::predict.baseline, '{"model": "broken", "version": 1, "kind": "feature", "name": "a", "position": 1, "type": "number",
+SELECT predict_internal.put_baseline(jsonb_populate_record(NULL::predict.baseline, '{"model": "broken", "version": 1, "kind": "feature", "name": "a", "position": 1, "type": "number",
     "rows": 9223372036854775807, "nulls": -5, "nans": 0, "exact": true, "numbers": [1, "NaN", "Infinity"], "counts": [], "rest": -1}'));
 RESET ROLE;
 SELECT length(predict.report('broken')) > 1000, length(predict.report('fine')) > 1000;
@@ -210,7 +217,8 @@ SELECT predict.create_job('quoted', 'broken', 'SELECT 1 AS "s.x"",; DROP TABLE v
 CALL predict.run_job('quoted');
 SELECT key, target, status FROM predict.jobs WHERE name = 'quoted';
 SELECT "s.x"",; DROP TABLE victims; --" AS key, y, model_version FROM test."t.s; DROP TABLE victims; --";
-SELECT attempt($$SELECT predict.create_job('x', 'broken', 'SELECT 1 AS id, 1::real AS a, 2::real AS b, 3::real AS c', 'id', 'test.t (a int); DROP TABLE victims; --')$$);
+-- PostgreSQL's own message; its words and SQLSTATE differ between releases.
+SELECT attempt($$SELECT predict.create_job('x', 'broken', 'SELECT 1 AS id, 1::real AS a, 2::real AS b, 3::real AS c', 'id', 'test.t (a int); DROP TABLE victims; --')$$) ~ '^(42602|22023): ' AS refused;
 RESET ROLE;
 SELECT count(*) FROM victims;
 

@@ -49,12 +49,12 @@ SELECT attempt_model(model('sums_batch'));
 SELECT predict_json('bad@1', ARRAY[1, 2, 3]), predict_json('bad@2', ROW()), predict_json('bad@2', ROW(7)), (predict_batch('bad@3', ARRAY[g, 10 * g]))::jsonb FROM generate_series(1, 2) g GROUP BY g ORDER BY g;
 SELECT predict.drop_model('bad');
 -- Gigabytes at load, and no end: limits of the process that tries the model end it.
-SET pg_predict.probe_memory = '1GB';
+SET pg_predict.validation_memory_limit = '1GB';
 SELECT attempt_model(model('gigabytes'));
-RESET pg_predict.probe_memory;
-SET pg_predict.probe_timeout = '1s';
+RESET pg_predict.validation_memory_limit;
+SET pg_predict.validation_timeout = '1s';
 SELECT attempt_model(model('endless'));
-RESET pg_predict.probe_timeout;
+RESET pg_predict.validation_timeout;
 SET statement_timeout = '500ms';
 SELECT predict.create_model('bad', model('endless'));
 RESET statement_timeout;
@@ -65,6 +65,21 @@ SELECT (SELECT count(*) FROM predict.model), (SELECT count(*) FROM predict.versi
 SELECT predict.create_model('centred', model('centred'));
 SELECT batch_size FROM predict.models WHERE name = 'centred';
 SELECT (predict_batch('centred', g))::real[] FROM generate_series(1, 3) g;
+
+-- A label that is not UTF-8: told at creation where the trial meets it, else of the row that gets it.
+SELECT attempt_model(model('latin_key'));
+SELECT predict.create_model('latin', model('latin_label')), predict.create_model('lenient', model('latin_label'), '{"on_error": "null"}');
+SELECT predict_text('latin', 1), predict_text('latin', 2);
+SELECT * FROM attempt($$SELECT predict_text('latin', 1000003)$$);
+SELECT * FROM attempt($$SELECT predict_batch('latin', c) FROM (VALUES (1), (1000003), (2)) v(c)$$);
+-- A label with a zero byte, which no text holds.
+SELECT attempt_model(model('zero_key'));
+SELECT predict.create_model('zero', model('zero_label')), predict.create_model('zero_lenient', model('zero_label'), '{"on_error": "null"}');
+SELECT predict_text('zero', 1), predict_text('zero', 2);
+SELECT * FROM attempt($$SELECT predict_json('zero', 1000003)$$);
+SELECT * FROM attempt($$SELECT count(predict_text('zero', c)) FROM (VALUES (1), (1000003), (2)) v(c)$$);
+SELECT p.* FROM predictions((SELECT predict_batch('zero_lenient', c) FROM (VALUES (1), (1000003), (2)) v(c))) AS p(label text);
+SELECT (predict_batch('lenient', c ORDER BY c))::text[] FROM (VALUES (1), (1000003), (2)) v(c);
 
 -- Stored bytes that were damaged are noticed before they are used: in a session that has not loaded the model.
 SELECT predict.create_model('m', model('linear')), predict.create_model('whole', model('one'));

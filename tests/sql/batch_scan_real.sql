@@ -135,7 +135,7 @@ INSERT INTO shape (statement) VALUES
 ('INSERT INTO scored SELECT id, predict(''late_strict/probabilities[2]'', s) FROM flight s'),
 ('SELECT id, predict(''late/probabilities[2]'', s.month, s.day, s.sched_dep_time, s.sched_arr_time, s.distance * 1000000000::bigint, s.hour, s.carrier, s.origin, s.dest) FROM flight s ORDER BY id'),
 ('SELECT DISTINCT ON (g) g, predict_text(''sentiment'', text) FROM tweet ORDER BY g, predict(''sentiment/probabilities[1]'', text) DESC NULLS LAST, id'),
-('SELECT g, percentile_cont(0.5) WITHIN GROUP (ORDER BY predict(''late/probabilities[2]'', s)) FROM flight s GROUP BY ROLLUP (g) ORDER BY g'),
+('SELECT g, percentile_cont(0.5) WITHIN GROUP (ORDER BY predict(''late/probabilities[2]'', s)) FROM flight s GROUP BY g ORDER BY g'),
 ('SELECT id, predict(''late/probabilities[2]'', s) FROM flight s WHERE id IN (SELECT id FROM scored) FOR UPDATE'),
 ('SELECT predict_json(''late'', s) -> ''label'', predict_array(''late/probabilities'', s), s.g FROM flight s WHERE g IN (''AA'', ''UA'') ORDER BY id'),
 ('MERGE INTO scored t USING (SELECT id, predict(''late/probabilities[2]'', f) AS y FROM flight f) s ON s.id = t.id WHEN MATCHED AND s.y > 0.4 THEN DELETE WHEN MATCHED THEN UPDATE SET y = s.y WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.y, ''new'')'),

@@ -20,9 +20,9 @@ BEGIN
     RETURN result;
 END $$;
 SELECT compare(n) FROM unnest(ARRAY[1, 7, 1002, 1003, 1004, 100000, 0]) n;
-SET pg_predict.pipeline = off;
+SET pg_predict.enable_pipelining = off;
 SELECT compare(n) FROM unnest(ARRAY[1, 7, 1003, 0]) n;
-RESET pg_predict.pipeline;
+RESET pg_predict.enable_pipelining;
 SET pg_predict.max_batch_memory = '64kB';
 SELECT compare(n) FROM unnest(ARRAY[7, 1003, 100000, 0]) n;
 RESET pg_predict.max_batch_memory;

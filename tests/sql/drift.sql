@@ -40,7 +40,7 @@ SELECT name, nulls, psi, ks, p, verdict, reason FROM figures('m', 'SELECT a, NUL
 SELECT name, nulls, verdict, reason FROM figures('m', 'SELECT a, CASE WHEN id <> 7 THEN b END AS b, c FROM t WHERE id < 20');
 -- NaN is no value either, and infinity is one.
 SELECT name, nulls, psi, ks, p, verdict, reason FROM figures('m', $$SELECT CASE WHEN id % 5 = 0 THEN 'NaN' ELSE a END AS a, b, CASE WHEN id % 4 = 0 THEN '-Infinity' ELSE c END AS c FROM t$$);
-SELECT round(psi::numeric, 4) AS psi, ks, round(p_value::numeric, 4) AS p FROM predict.compare_numbers('{-Infinity,-1.7e308,1.7e308,Infinity}', '{1,1,1,1}', '{-1.7e308,0}', '{2,2}');
+SELECT round(psi::numeric, 4) AS psi, ks, round(p_value::numeric, 4) AS p FROM predict_internal.compare_numbers('{-Infinity,-1.7e308,1.7e308,Infinity}', '{1,1,1,1}', '{-1.7e308,0}', '{2,2}');
 SELECT * FROM attempt($$SELECT predict.set_baseline('m', 'SELECT ''NaN''::float8 AS a, 1 AS b, 2::real AS c')$$);
 SELECT name, rows, nulls, nans, exact FROM predict.baselines ORDER BY kind, name;
 SELECT name, nulls, psi, ks, p, verdict, reason FROM figures('m', 'SELECT * FROM t');
@@ -190,7 +190,7 @@ SELECT count(*) FROM predict.baselines;
 SELECT count(*) FROM predict.baseline;
 SELECT * FROM attempt($$SELECT * FROM predict.drift('theirs', 'SELECT * FROM t')$$);
 SELECT * FROM attempt($$SELECT predict.set_baseline('theirs', 'SELECT * FROM t')$$);
-SELECT * FROM attempt($$SELECT predict.keep_baseline(predict.stage('theirs', 'SELECT * FROM t', 'set_baseline', false))$$);
+SELECT * FROM attempt($$SELECT predict_internal.keep_baseline(predict_internal.stage('theirs', 'SELECT * FROM t', 'set_baseline', false))$$);
 SELECT * FROM attempt($$DELETE FROM predict.baseline$$);
 RESET ROLE;
 SELECT model, count(*) FROM predict.baseline GROUP BY 1 ORDER BY 1;

@@ -65,8 +65,12 @@ BEGIN
     RETURN ids;
 END $$;
 SELECT first_ids(2);
+-- An argument is evaluated once for a row, the first row too: its subquery may call a function that has effects.
+CREATE FUNCTION said(x float8) RETURNS float8 STABLE LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'evaluated for %', x; RETURN x; END $$;
+SELECT id, predict('m', (SELECT said(i.x) FROM rows_of i WHERE i.id = r.id)) IS NOT NULL AS scored FROM rows_of r WHERE id <> 3 ORDER BY id;
+SELECT id, predict('m', said(x)) IS NOT NULL AS scored FROM rows_of WHERE id <> 3 ORDER BY id;
 
 DROP POLICY p ON guarded;
 REVOKE ALL ON SCHEMA test FROM eq_reader; DROP OWNED BY eq_reader; DROP ROLE eq_reader;
-DROP VIEW barrier; DROP TABLE rows_of, guarded; DROP FUNCTION first_ids(int);
+DROP VIEW barrier; DROP TABLE rows_of, guarded; DROP FUNCTION first_ids(int), said(float8);
 SELECT predict.drop_model('m');

@@ -118,10 +118,19 @@ SELECT attempt($$SELECT predict.create_job('x', 'named', 'customers', 'id', NULL
 SELECT attempt($$SELECT predict.drop_job('x')$$);
 SELECT to_regclass('x');
 CALL predict.run_job('x');
+-- It commits: neither in a transaction, nor in a string of several statements, as pg_cron may send one, nor in a function.
 BEGIN;
 CALL predict.run_job('scores');
 ROLLBACK;
+SET datestyle = 'ISO' \; CALL predict.run_job('scores');
+SELECT attempt($$CALL predict.run_job('scores')$$);
+CREATE PROCEDURE every_night() LANGUAGE plpgsql AS $$ BEGIN CALL predict.run_job('scores'); END $$;
+CALL every_night();
 CALL predict.run_job('scores');
+SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory';
+-- Options are an object.
+SELECT o, a FROM unnest(ARRAY['[]', '"{}"', '3', 'null', 'true']) WITH ORDINALITY u(o, n), attempt(format('SELECT predict.create_job(''x'', ''named'', ''customers'', ''id'', ''x'', %L)', o)) a ORDER BY n;
+SELECT attempt($$SELECT predict.alter_job('scores', '[]')$$);
 
 -- A job belongs to its role: it runs with its rights, and another one neither sees it nor touches it.
 CREATE ROLE job_maker; CREATE ROLE job_other;

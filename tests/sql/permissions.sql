@@ -54,9 +54,9 @@ SELECT * FROM attempt($$SELECT * FROM predictions((SELECT predict_batch('admins'
 SELECT * FROM attempt($$SELECT predict('admins@9', 1, 2, 3)$$);
 SELECT * FROM attempt($$SELECT predict('admins@nobody/none', 1, 2, 3)$$);
 -- The functions behind the verbs are no way around.
-SELECT * FROM attempt($$SELECT predict.predict_batch_handle('admins', ARRAY['y'], 1, 2, 3)$$);
-SELECT * FROM attempt($$SELECT predict.predictions_of_handle('1')$$);
-SELECT * FROM attempt($$SELECT '12345'::predict.batch_handle$$);
+SELECT * FROM attempt($$SELECT predict_internal.predict_batch_handle('admins', ARRAY['y'], 1, 2, 3)$$);
+SELECT * FROM attempt($$SELECT predict_internal.predictions_of_handle('1')$$);
+SELECT * FROM attempt($$SELECT '12345'::predict_internal.batch_handle$$);
 RESET ROLE;
 
 -- A grant opens the use and nothing else; a revoke closes it again.

@@ -141,7 +141,7 @@ SELECT * FROM attempt($$SELECT predict.create_model('n', NULL)$$);
 SELECT predict.create_model('n', model('one'), NULL);
 
 -- Options.
-SELECT o, a FROM unnest(ARRAY['[]', '3', '{"batchsize": 3}', '{"batch_size": 0}', '{"batch_size": "3"}', '{"batch_size": 1048577}', '{"threads": 257}',
+SELECT o, a FROM unnest(ARRAY['[]', '3', '"{}"', 'null', 'true', '{"batchsize": 3}', '{"batch_size": 0}', '{"batch_size": "3"}', '{"batch_size": 1048577}', '{"threads": 257}',
                     '{"threads": -1}', '{"device": "gpu"}', '{"device": "cuda:x"}', '{"on_null": "nul"}', '{"features": []}', '{"features": ["a", "b"]}',
                     '{"features": "a"}', '{"defaults": {"z": 1}}', '{"defaults": {"x": "text"}}', '{"defaults": {"x": null}}', '{"defaults": {"x": 1e300}}',
                     '{"defaults": []}']) o,

@@ -9,8 +9,8 @@ SELECT predict.create_model('gpu', model('linear'), '{"device": "cuda"}');
 SELECT predict.create_model('anywhere', model('linear'), '{"device": "auto", "threads": 2}');
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings WHERE name LIKE 'pg\_predict.%' ORDER BY name COLLATE "C";
 -- Values that cannot be. From PostgreSQL 16 on, ranges have units.
-SELECT s, regexp_replace(a, '(\d+)( \w+)? \.\. (\d+)( \w+)?\)', '\1 .. \3)') FROM unnest(ARRAY['batch_size = -1', 'batch_size = 1048577', 'batch_size = many', 'device = gpu', 'device = ''cuda:''', 'device = ''cuda:-1''', 'device = ''cuda:1x''', 'max_batch_memory = 1', 'pipeline = maybe',
-                              'probe_memory = ''1MB''', 'probe_timeout = 1', 'session_cache_size = 0', 'threads = -1', 'threads = 257']) WITH ORDINALITY u(s, m), attempt('SET pg_predict.' || s) WITH ORDINALITY a(a, n) ORDER BY m, n;
+SELECT s, regexp_replace(a, '(\d+)( \w+)? \.\. (\d+)( \w+)?\)', '\1 .. \3)') FROM unnest(ARRAY['batch_size = -1', 'batch_size = 1048577', 'batch_size = many', 'device = gpu', 'device = ''cuda:''', 'device = ''cuda:-1''', 'device = ''cuda:1x''', 'max_batch_memory = 1', 'enable_pipelining = maybe',
+                              'validation_memory_limit = ''1MB''', 'validation_timeout = 1', 'session_cache_size = 0', 'threads = -1', 'threads = 257']) WITH ORDINALITY u(s, m), attempt('SET pg_predict.' || s) WITH ORDINALITY a(a, n) ORDER BY m, n;
 SELECT s, a FROM unnest(ARRAY['device = cpu', 'device = cuda', 'device = ''cuda:3''', 'device = auto', 'device = ''''', 'batch_size = 1048576', 'threads = 0', 'threads = 256', 'session_cache_size = ''1MB''']) WITH ORDINALITY u(s, m), attempt('SET LOCAL pg_predict.' || s) a ORDER BY m;
 -- A name that there is not is an error: the prefix is reserved.
 SELECT * FROM attempt('SET pg_predict.bath_size = 1');
@@ -19,7 +19,7 @@ RESET pg_predict.device;
 CREATE ROLE pgp_nobody;
 SELECT predict.grant_usage('m', 'pgp_nobody');
 SET ROLE pgp_nobody;
-SELECT s, a FROM unnest(ARRAY['batch_size = 3', 'device = cpu', 'pipeline = off', 'threads = 1', 'max_batch_memory = ''1GB''', 'onnxruntime_library = ''/tmp/mine.so''', 'probe_memory = ''1TB''', 'probe_timeout = ''1h''', 'session_cache_size = ''1TB''']) WITH ORDINALITY u(s, m),
+SELECT s, a FROM unnest(ARRAY['batch_size = 3', 'device = cpu', 'enable_pipelining = off', 'threads = 1', 'max_batch_memory = ''1GB''', 'onnxruntime_library = ''/tmp/mine.so''', 'validation_memory_limit = ''1TB''', 'validation_timeout = ''1h''', 'session_cache_size = ''1TB''']) WITH ORDINALITY u(s, m),
      attempt('SET LOCAL pg_predict.' || s) WITH ORDINALITY a(a, n) ORDER BY m, n;
 SELECT count(*) FROM pg_settings WHERE name = 'pg_predict.onnxruntime_library';
 SELECT left(a, 5) FROM attempt('SHOW pg_predict.onnxruntime_library') a LIMIT 1;
@@ -56,10 +56,10 @@ SET pg_predict.threads = 2;
 SELECT predict('m', 1, 2, 3), (predict_batch('m', g, 2, 3))::real[] FROM generate_series(1, 3) g;
 SET pg_predict.threads = 0;
 SET pg_predict.batch_size = 2;
-SET pg_predict.pipeline = off;
+SET pg_predict.enable_pipelining = off;
 SELECT (predict_batch('m', g, 2, 3))::real[] FROM generate_series(1, 5) g;
 RESET pg_predict.batch_size;
-RESET pg_predict.pipeline;
+RESET pg_predict.enable_pipelining;
 -- A cache that the model fits in, though it holds no two.
 SET pg_predict.session_cache_size = '1MB';
 SELECT predict('m', 1, 2, 3), predict('anywhere', 1, 2, 3);

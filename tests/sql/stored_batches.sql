@@ -150,8 +150,8 @@ SELECT literal('[{"name":"a","type":"int"}]', '[[["1"],[2.5]]]')::jsonb::text::p
 SELECT p.y, q.* FROM predictions(literal('[{"name":"inner","type":"prediction_batch"}]', format('[[[%s],[1]]]', to_json(literal('[{"name":"a","type":"int"}]', '[[["7"],[2]]]')))) ::prediction_batch) p("inner" prediction_batch, y real),
     predictions(p."inner") q(a int, y real);
 -- A handle belongs to the query and the user that made it.
-CREATE TABLE kept AS SELECT predict.predict_batch_handle('named', ARRAY['id'], t) AS handle FROM (SELECT 1 AS id, 1::real AS a, 2::float8 AS b, 3 AS c) t;
-SELECT outcome('SELECT p.* FROM kept, predict.predictions_of_handle(handle) p(id int)');
+CREATE TABLE kept AS SELECT predict_internal.predict_batch_handle('named', ARRAY['id'], t) AS handle FROM (SELECT 1 AS id, 1::real AS a, 2::float8 AS b, 3 AS c) t;
+SELECT outcome('SELECT p.* FROM kept, predict_internal.predictions_of_handle(handle) p(id int)');
 DROP TABLE kept;
 
 SELECT predict.drop_model('named'), predict.drop_model('shapes');

@@ -15,14 +15,17 @@ SELECT p.* FROM predictions((SELECT predict_batch('started', ARRAY[g, g * 2] ORD
 SELECT predict_json('state', ARRAY[1, 2], ARRAY[3, 4]), predict_array('started/hn', ARRAY[1, 1]);
 
 -- A scalar for all rows, and an output that has nothing to do with rows.
-SELECT * FROM attempt($$SELECT predict.create_model('rate', test.model('rate'), '{"batch": "force"}')$$);
 SELECT predict.create_model('rate', model('rate'), '{"constants": {"rate": 1.5}}');
 SELECT p.* FROM predictions((SELECT predict_batch('rate', ARRAY[g, 10 * g] ORDER BY g) FROM generate_series(1, 3) g)) AS p(y real[], classes real[]);
 SELECT o, a FROM unnest(ARRAY['{"constants": {"rat": 1}}', '{"constants": {"rate": "a"}}', '{"constants": {"rate": [1, 2]}}', '{"constants": {"x": [[1], [2, 3]]}}', '{"constants": 3}']) WITH ORDINALITY u(o, n),
   attempt(format('SELECT predict.create_model(''no'', test.model(''rate''), %L)', o)) a ORDER BY n;
+-- The scalar from the row: rows with the same value share a batch, and each gets its own.
+SELECT predict.create_model('shared', model('rate'));
+SELECT g, predict_array('shared/y', ARRAY[g, 10 * g]::real[], g % 3) FROM generate_series(1, 7) g ORDER BY g;
+SELECT p.* FROM predictions((SELECT predict_batch('shared', ARRAY[g, 10 * g]::real[], (g % 3)::real ORDER BY g) FROM generate_series(1, 7) g)) AS p(y real[], classes real[]);
 
 -- Without a batch axis a row is one whole run, found out or told.
-SELECT predict.create_model('nonzero', model('nonzero'), '{"batch": "none"}'), predict.create_model('found', model('nonzero')), predict.create_model('still', model('rate'));
+SELECT predict.create_model('nonzero', model('nonzero'), '{"batch": "none"}'), predict.create_model('found', model('nonzero')), predict.create_model('still', model('rate'), '{"batch": "none"}');
 SELECT name, batch_size FROM predict.models WHERE name IN ('nonzero', 'found', 'still') ORDER BY name;
 SELECT predict_json('nonzero', '{{0,1,0},{2,0,3}}'::real[]), predict_array('found', '{{0,1,0},{2,0,3}}'::real[]), predict_array('nonzero', '{0,0,0,0,0,0}'::real[]);
 SELECT p.* FROM predictions((SELECT predict_batch('nonzero', array_fill(g::real, ARRAY[2, 3]) ORDER BY g) FROM generate_series(0, 2) g)) AS p(places bigint[]);

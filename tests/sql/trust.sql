@@ -57,8 +57,8 @@ SELECT attempt($$SELECT predict.compare('named', 'nobody', 'SELECT * FROM rows')
 SELECT * FROM predict.compare('named', 'named', 'SELECT * FROM rows WHERE false');
 
 -- The differences of answers.
-SELECT predict.difference('1', '1.5'), predict.difference('100', '110'), predict.difference('[1, 2]', '[1, 2.25]'), predict.difference('"a"', '"b"'),
-       predict.difference('"NaN"', '"NaN"'), predict.difference('null', '1'), predict.difference(NULL, 'null'), predict.difference('"1"', '1'), predict.difference('{"a": 1}', '{"b": 1}');
+SELECT predict_internal.difference('1', '1.5'), predict_internal.difference('100', '110'), predict_internal.difference('[1, 2]', '[1, 2.25]'), predict_internal.difference('"a"', '"b"'),
+       predict_internal.difference('"NaN"', '"NaN"'), predict_internal.difference('null', '1'), predict_internal.difference(NULL, 'null'), predict_internal.difference('"1"', '1'), predict_internal.difference('{"a": 1}', '{"b": 1}');
 
 -- Who did what.
 SELECT action, version, alias, detail, role = current_user AS mine FROM predict.history ORDER BY id;
@@ -95,7 +95,7 @@ SELECT predict.add_checks('theirs', 'SELECT 1::pg_temp.spying AS a, 2::real AS b
 RESET ROLE;
 SELECT model_name, name, passed FROM predict.check('theirs');
 SET ROLE trust_maker;
-SELECT predict.put_checks('theirs', 'spy', '[{"name": "a", "type": "real) , LATERAL (SELECT pg_temp.spy(1)) x(a, b, c); --"}]', 0, '', '[[{"a": 1}, {}]]');
+SELECT predict_internal.put_checks('theirs', 'spy', '[{"name": "a", "type": "real) , LATERAL (SELECT pg_temp.spy(1)) x(a, b, c); --"}]', 0, '', '[[{"a": 1}, {}]]');
 RESET ROLE;
 SELECT attempt($$SELECT * FROM predict.check('theirs')$$);
 -- Nor does it keep anybody from checking other models.

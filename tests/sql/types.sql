@@ -20,7 +20,7 @@ SELECT p.* FROM predictions((SELECT predict_batch('types', t) FROM t)) p(id int,
 SELECT id, jsonb_pretty(predict_json('types', t)) FROM t WHERE id < 3 ORDER BY id;
 SELECT o, predict_text('types/o_' || o, t) FROM t, unnest(ARRAY['f32', 'f64', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'b', 's']) WITH ORDINALITY u(o, n) WHERE id = 2 ORDER BY n;
 SELECT id, o, predict('types/o_' || o, t) FROM t, unnest(ARRAY['f32', 'f64', 'i8', 'u16', 'u32', 'b']) WITH ORDINALITY u(o, n) ORDER BY id, n;
-SELECT o, predict_array('types/o_' || o, t) FROM t, unnest(ARRAY['f32', 'i8', 'i16', 'i32', 'u8', 'u16', 'b']) WITH ORDINALITY u(o, n) WHERE id = 2 ORDER BY n;
+SELECT o, predict_array('types/o_' || o, t) FROM t, unnest(ARRAY['f32', 'i8', 'i16', 'u8', 'u16', 'b']) WITH ORDINALITY u(o, n) WHERE id = 2 ORDER BY n;
 SELECT * FROM attempt($$SELECT predict('types/o_s', t) FROM t$$);
 SELECT * FROM attempt($$SELECT predict_array('types/o_s', t) FROM t$$);
 
@@ -42,7 +42,7 @@ SELECT given, string_agg(into_input(given, e), ' ' ORDER BY n) AS "f32 f64 i8 i1
        unnest(ARRAY['f32', 'f64', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'b', 's']) WITH ORDINALITY u(e, n) GROUP BY m, given ORDER BY m;
 CREATE VIEW wrong AS SELECT '1'::text AS f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, b, s FROM t;
 SELECT * FROM attempt('SELECT predict(''types'', wrong) FROM wrong');
-CREATE VIEW wrong_2 AS SELECT f32, f64, i8, i16, i32, 1.0::numeric AS i64, u8, u16, u32, u64, b, s FROM t;
+CREATE VIEW wrong_2 AS SELECT f32, f64, i8, i16, i32, 1.0::float8 AS i64, u8, u16, u32, u64, b, s FROM t;
 SELECT * FROM attempt('SELECT predict(''types'', wrong_2) FROM wrong_2');
 SELECT * FROM attempt($$SELECT predict_text('text', 1)$$);
 SELECT * FROM attempt($$SELECT predict_text('text', now())$$);

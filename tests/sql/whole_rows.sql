@@ -116,7 +116,7 @@ RESET ROLE;
 DROP OWNED BY rows_reader;
 DROP ROLE rows_reader;
 -- The aggregates that the planner uses are in the schema predict, and right by themselves.
-SELECT (predict.predict_batch_columns('named', ARRAY['c', 'b', 'a'], 3, 2, 1))::real[];
-SELECT * FROM attempt($$SELECT predict.predict_batch_columns('named', ARRAY['a', 'b', 'c'], 1, 2)$$);
-SELECT * FROM attempt($$SELECT predict.predict_batch_columns('named', NULL, 1, 2, 3)$$);
-SELECT * FROM attempt($$SELECT predict.predict_batch_columns('named', ARRAY['a', NULL, 'c'], 1, 2, 3)$$);
+SELECT (predict_internal.predict_batch_columns('named', ARRAY['c', 'b', 'a'], 3, 2, 1))::real[];
+SELECT * FROM attempt($$SELECT predict_internal.predict_batch_columns('named', ARRAY['a', 'b', 'c'], 1, 2)$$);
+SELECT * FROM attempt($$SELECT predict_internal.predict_batch_columns('named', NULL, 1, 2, 3)$$);
+SELECT * FROM attempt($$SELECT predict_internal.predict_batch_columns('named', ARRAY['a', NULL, 'c'], 1, 2, 3)$$);

@@ -130,7 +130,7 @@ if ($witness == 0)
 for my $model (qw(one_node many_nodes))
 {
 	my $session = session($node);
-	$session->run("SET pg_predict.batch_size = 40; SET pg_predict.pipeline = on");
+	$session->run("SET pg_predict.batch_size = 40; SET pg_predict.enable_pipelining = on");
 	is($session->text($right), $answer, "$model: a session that has predicted");
 	sleep 0.1;
 	quiet($session);

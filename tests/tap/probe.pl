@@ -36,6 +36,13 @@ sub untouched
 	return;
 }
 
+# What the kernel says of a process, or nothing if it is gone.
+sub status_of
+{
+	my ($pid) = @_;
+	return eval { slurp_file("/proc/$pid/status") } // '';
+}
+
 # Crashes.
 {
 	my $got = try_model('crash');
@@ -46,24 +53,24 @@ sub untouched
 
 # Hangs.
 {
-	my $got = try_model('hang', "SET pg_predict.probe_timeout = '500ms';");
+	my $got = try_model('hang', "SET pg_predict.validation_timeout = '500ms';");
 	is($got->{code}, '53400', 'a model that hangs is refused');
 	like($got->{message} // '', qr/longer than 500 ms/, 'and the error says how long it was tried');
-	like($got->{hint} // '', qr/pg_predict\.probe_timeout/, 'and names the setting');
+	like($got->{hint} // '', qr/pg_predict\.validation_timeout/, 'and names the setting');
 	cmp_ok($got->{seconds}, '<', 1.5, 'no later than it should be');
 	untouched('after a hang');
-	$session->run('RESET pg_predict.probe_timeout');
+	$session->run('RESET pg_predict.validation_timeout');
 }
 
 # Eats memory.
 for my $name (qw(eats_at_load eats_at_run))
 {
-	my $got = try_model($name, "SET pg_predict.probe_memory = '512MB';");
+	my $got = try_model($name, "SET pg_predict.validation_memory_limit = '512MB';");
 	is($got->{code}, '53400', "$name: a model that wants gigabytes is refused");
 	like($got->{message} // '', qr/more memory than may be used/, "$name: and the error says why");
-	like($got->{hint} // '', qr/pg_predict\.probe_memory/, "$name: and names the setting");
+	like($got->{hint} // '', qr/pg_predict\.validation_memory_limit/, "$name: and names the setting");
 	untouched($name);
-	$session->run('RESET pg_predict.probe_memory');
+	$session->run('RESET pg_predict.validation_memory_limit');
 }
 
 # A trial looked at while it hangs.
@@ -72,8 +79,8 @@ for my $name (qw(eats_at_load eats_at_run))
 	$session->ask("SELECT predict.create_model_from_file('hang', '$file')");
 	ok(wait_for(sub { scalar children($session->pid) }, 10), 'a trial is a process of its own');
 	my ($probe) = children($session->pid);
-	wait_for(sub { (readlink("/proc/$probe/exe") // '') =~ /pg_predict_probe/ }, 10);
-	sleep 0.3;
+	# It is in its sandbox, so it has started: until then it opens the files of ONNX Runtime.
+	ok(wait_for(sub { status_of($probe) =~ /^Seccomp:\s*2$/m }, 60), 'it enters its sandbox');
 	my @descriptors = map { s/.*\///r } glob "/proc/$probe/fd/*";
 	is(join(' ', sort @descriptors), '0 1 2', 'it has three descriptors');
 	my @files = map { readlink "/proc/$probe/fd/$_" } 0 .. 2;
@@ -85,7 +92,7 @@ for my $name (qw(eats_at_load eats_at_run))
 	like(readlink("/proc/$probe/cwd"), qr{/pgsql_tmp\d+\.validation \(deleted\)$}, 'its working directory is one of its own, empty and removed');
 	my $limits = slurp_file("/proc/$probe/limits");
 	my %limit = $limits =~ /^(Max [a-z ]+?)\s{2,}\S+\s+(\S+)/gm;
-	is($limit{'Max address space'}, 4096 * 1024 * 1024, 'its memory is limited to pg_predict.probe_memory');
+	is($limit{'Max address space'}, 4096 * 1024 * 1024, 'its memory is limited to pg_predict.validation_memory_limit');
 	is($limit{'Max core file size'}, 0, 'it leaves no core dump');
 	like($limit{'Max cpu time'}, qr/^\d+$/, 'its processor time is limited');
 	like($limit{'Max file size'}, qr/^\d+$/, 'what it may write is limited');

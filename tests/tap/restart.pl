@@ -22,6 +22,9 @@ for (1 .. 10)
 {
 	my @sessions = map { session($node) } 1 .. 3;
 	my $psql = start_psql($node, 'postgres', 'SELECT pg_sleep(600)');
+	# A program that is slow to start would find the server that has recovered, and sleep there.
+	my $sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'";
+	wait_for(sub { $sessions[0]->text($sleeps) eq '1' }, 30) or $lost++;
 	my $victim = $sessions[1]->pid;
 	kill 'KILL', $victim;
 	$lost++ if !wait_for_server($node, killed => $victim);

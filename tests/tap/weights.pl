@@ -1,6 +1,6 @@
 # What models are loaded from: files in the data directory that all backends share. They are checked, made anew where they are lost or damaged,
 # bounded, gone with the model, and no part of a base backup; weights that are shared are not each backend's own; a model that
-# nobody uses for a time is dropped; warm() loads one before it is needed.
+# nobody uses for a time is dropped; load_model() loads one before it is needed.
 
 use strict;
 use warnings FATAL => 'all';
@@ -63,24 +63,24 @@ ok(!-e $cache, 'and nothing is kept');
 my $large = large_model($node->basedir, 300);
 ask("SELECT predict.create_model_from_file('large_$_', '$large', '{\"batch_size\": $_}')") for 1;
 sub all_bytes { my $all = 0; $all += -s $_ for glob "$cache/*/*"; return $all }
-ask("SELECT predict.warm('large_1')");
+ask("SELECT predict.load_model('large_1')");
 my ($weights) = glob "$cache/*/weights.bin";
 ok($weights && -s $weights > 8_000_000, 'large weights lie in a file of their own');
 ok(-s((glob "$cache/*/model.onnx")[0]) < 100_000, 'and not in the model');
 ask("SET pg_predict.file_cache_size = '1MB'; $predict");
 ok(all_bytes() < 1 << 20, 'the files used longest ago go where there are too many bytes') or diag(all_bytes());
-ask("SET pg_predict.file_cache_size = '1MB'; SELECT predict.warm('large_1')");
+ask("SET pg_predict.file_cache_size = '1MB'; SELECT predict.load_model('large_1')");
 ok(all_bytes() < 1 << 20, 'what is larger than the cache is not kept, and loads');
 
 # Gone with the model; what was never finished goes too, when it is old.
-ask("$predict; SELECT predict.warm('large_1')");
+ask("$predict; SELECT predict.load_model('large_1')");
 is(scalar(entries()), 2, 'two models, two entries');
 mkdir "$cache/new-1-x" or die $!;
 utime time - 7200, time - 7200, "$cache/new-1-x" or die $!;
 mkdir "$cache/new-2-x" or die $!;
 ask("SELECT predict.drop_model('credit')");
 is(scalar(entries()), 1, 'a model that is dropped takes its files along');
-ask("SELECT predict.create_model_from_file('credit', '$root/models/diamonds.onnx'); SELECT predict.warm('credit')");
+ask("SELECT predict.create_model_from_file('credit', '$root/models/diamonds.onnx'); SELECT predict.load_model('credit')");
 ok(!-e "$cache/new-1-x" && -e "$cache/new-2-x", 'what was left unfinished long ago goes, what may be under way stays');
 
 # No part of a base backup.
@@ -90,7 +90,7 @@ ok(!-e $node->backup_dir . '/without/pgsql_tmp_pg_predict', 'a base backup has n
 # Many backends at once make one entry.
 system('rm', '-rf', $cache) == 0 or die;
 my @crowd = map { session($node) } 1 .. 8;
-$_->ask("SELECT predict.warm('large_1')") for @crowd;
+$_->ask("SELECT predict.load_model('large_1')") for @crowd;
 my @came = map { $_->wait(60) } @crowd;
 is(scalar(grep { $_->{code} } @came), 0, 'eight backends load at once');
 is(scalar(entries()), 1, 'and keep one entry');
@@ -106,14 +106,14 @@ is($answers[0], $answers[1], 'shared weights give the same answer');
 my %grown = map { $_ => private_kb($_->pid) - $before{$_} } $own, $shared;
 cmp_ok($grown{$shared}, '<', $grown{$own} - 6000, "a backend that shares them has $grown{$shared} kB more of its own, another one $grown{$own} kB");
 
-# warm() says how long the load took, and 0 where there was nothing to do.
-my $warm = session($node);
-cmp_ok($warm->run("SELECT predict.warm('large_1')")->{rows}[0][0], '>', 0, 'warm() loads');
-is($warm->run("SELECT predict.warm('large_1\@1')")->{rows}[0][0], 0, 'and has nothing to do the second time');
-is($warm->run("SELECT predict.warm('nothing')")->{code}, '42704', 'a model that is not there is an error');
+# load_model() says how long the load took, and 0 where there was nothing to do.
+my $loader = session($node);
+cmp_ok($loader->run("SELECT predict.load_model('large_1')")->{rows}[0][0], '>', 0, 'load_model() loads');
+is($loader->run("SELECT predict.load_model('large_1\@1')")->{rows}[0][0], 0, 'and has nothing to do the second time');
+is($loader->run("SELECT predict.load_model('nothing')")->{code}, '42704', 'a model that is not there is an error');
 ask('CREATE ROLE stranger');
-is($warm->run('SET ROLE stranger')->{code}, undef, 'as another role');
-is($warm->run("SELECT predict.warm('large_1')")->{code}, '42501', 'that may not use it, neither');
+is($loader->run('SET ROLE stranger')->{code}, undef, 'as another role');
+is($loader->run("SELECT predict.load_model('large_1')")->{code}, '42501', 'that may not use it, neither');
 
 # Idle ones go by themselves, while the backend does nothing; what is used stays.
 my $idle = session($node);

@@ -20,7 +20,7 @@ from .errors import MissingLibraryError, ModelError, PgPredictError, SampleError
 from .sample import Sample
 from .server import ROW, Connection, Output, rows, schema, stage, transaction, value
 
-# Rows of the sample whose answers are compared before a version is kept.
+# The most rows of the sample whose answers are compared before a version is kept.
 COMPARED = 1000
 # Golden rows are called so.
 GOLDEN = "sample"
@@ -111,22 +111,26 @@ def compare(connection: Connection, at: sql.Identifier, reference: str, converte
     """Compares the answers of a version with the library's own; one that differs is an error. Gives how many rows were compared."""
     if converted.sample is None or not any(e is not None for e in converted.expected):
         return 0
-    known = [(o, e) for o, e in zip(outputs, converted.expected, strict=False) if e is not None]
-    stage(connection, "pg_predict_sample", converted.sample, COMPARED)
+    chosen = converted.sample.spread(COMPARED)
+    known = [(o, e[chosen]) for o, e in zip(outputs, converted.expected, strict=False) if e is not None]
+    stage(connection, "pg_predict_sample", converted.sample.take(chosen), COMPARED)
     definition = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(o.name), sql.SQL(o.sql_type)) for o, _ in known)
     query = sql.SQL(
         "SELECT p.* FROM {at}.predictions((SELECT {at}.predict_batch({reference}, r) FROM pg_temp.pg_predict_sample r)) AS p({row} bigint, {outputs}) ORDER BY 1"
     ).format(at=at, reference=sql.Literal(reference), row=sql.Identifier(ROW), outputs=definition)
     answers = rows(connection, query)
     rows(connection, "DROP TABLE pg_temp.pg_predict_sample")
-    margin = close_calls(converted.expected, tolerance, len(answers))
+    margin = close_calls([e for _, e in known], tolerance, len(answers))
     for i, (output, expected) in enumerate(known, start=1):
-        for row, answer in enumerate(answers):
-            if not same(answer[i], expected[row], tolerance) and not (margin[row] and expected.ndim == 1 and expected.dtype.kind != "f"):
-                raise ModelError(
-                    f'output "{output.name}" of row {row} is {answer[i]!r} in PostgreSQL, and the model itself says {expected[row]!r}: '
-                    f"more than the tolerance of {tolerance} apart, so no version was kept"
-                )
+        exact = expected.ndim == 1 and expected.dtype.kind != "f"
+        bad = [row for row, answer in enumerate(answers) if not same(answer[i], expected[row], tolerance) and not (margin[row] and exact)]
+        if bad:
+            row = max(bad, key=lambda r: apart(answers[r][i], expected[r]))
+            raise ModelError(
+                f'output "{output.name}" differs from the model itself by more than the tolerance of {tolerance} in {len(bad)} of {len(answers)} rows, '
+                f"most in row {chosen[row]}: {answers[row][i]!r} in PostgreSQL, {expected[row]!r} by the model. No version was kept. "
+                "If the difference is acceptable, pass a larger tolerance."
+            )
     return len(answers)
 
 
@@ -149,18 +153,38 @@ def same(answer: Any, expected: Any, tolerance: float) -> bool:
         return str(answer) == str(expected)
     if isinstance(answer, str):
         return answer == str(wanted.item())
-    got = np.asarray(answer, np.float64).ravel()
-    numbers = wanted.astype(np.float64).ravel()
+    got, numbers = flat(answer), wanted.astype(np.float64).ravel()
     if got.shape != numbers.shape:
         return False
     return bool(np.all((np.abs(got - numbers) <= tolerance * np.maximum(1, np.abs(numbers))) | (np.isnan(got) & np.isnan(numbers)) | (got == numbers)))
+
+
+def flat(answer: Any) -> Array:
+    """The numbers of an answer, whatever the lists are in which they stand."""
+    if isinstance(answer, (list, tuple)):
+        return np.concatenate([flat(item) for item in answer]) if answer else np.empty(0)
+    return np.array([np.nan if answer is None else answer], np.float64)
+
+
+def apart(answer: Any, expected: Any) -> float:
+    """How far two answers of one row are apart, as |a - b| / max(1, |b|); infinitely if they are not numbers of one shape."""
+    wanted = np.asarray(expected)
+    if answer is None or isinstance(answer, str) or wanted.dtype.kind not in "fiub":
+        return float("inf")
+    got, numbers = flat(answer), wanted.astype(np.float64).ravel()
+    if got.shape != numbers.shape:
+        return float("inf")
+    alike = (got == numbers) | (np.isnan(got) & np.isnan(numbers))
+    with np.errstate(invalid="ignore"):
+        far = np.where(alike, 0, np.abs(got - numbers) / np.maximum(1, np.abs(numbers)))
+    return float(np.max(np.where(np.isnan(far), np.inf, far), initial=0))
 
 
 def add_golden(connection: Connection, reference: str, converted: Converted, outputs: list[Output], most: int, tolerance: float) -> int:
     """Keeps rows of the sample as golden rows: with the library's answers, where it gives all of them."""
     sample = converted.sample
     assert sample is not None
-    stage(connection, "pg_predict_sample", sample, most)
+    stage(connection, "pg_predict_sample", sample.take(sample.spread(most)), most)
     count = rows(connection, f"SELECT predict.add_checks(%s, 'SELECT * FROM pg_temp.pg_predict_sample ORDER BY \"{ROW}\"', %s, %s)", (reference, GOLDEN, tolerance))
     rows(connection, "DROP TABLE pg_temp.pg_predict_sample")
     return int(count[0][0])

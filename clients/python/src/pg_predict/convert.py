@@ -5,11 +5,13 @@ Libraries are told by the module that a model's class comes from, and imported w
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import inspect
 import io
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -102,8 +104,13 @@ def classes_and_scores(model: Any, x: Any, of: str) -> list[Array | None]:
         return [answer(lambda: model.transform(x), of)]
     answers: list[Array | None] = [answer(lambda: model.predict(x), of)]
     if hasattr(model, "predict_proba"):
-        answers.append(answer(lambda: model.predict_proba(x), of))
+        answers.append(answer(lambda: by_row(model.predict_proba(x)), of))
     return answers
+
+
+def by_row(scores: Any) -> Any:
+    """The scores of each row. A classifier with several targets gives a list with one matrix for each of them."""
+    return np.concatenate([np.asarray(s) for s in scores], axis=1) if isinstance(scores, list) else scores
 
 
 # scikit-learn
@@ -141,17 +148,82 @@ def of_sklearn(model: Any, sample: Sample) -> Converted:
         initial = [(c.name, one[c.kind]([None, 1])) for c in sample.columns]
         x = sample.frame() if names is not None else sample.frame().to_numpy()
     try:
-        expected = classes_and_scores(model, x, of)
+        expected = answers_of(model, x, of)
     except SampleError as error:
         raise without_nan(sample, wrong_kind(sample, model, error)) from error
     try:
-        proto = skl2onnx.convert_sklearn(model, initial_types=initial, options=options, target_opset=OPSETS)
+        proto = convert_sklearn(skl2onnx, model, initial, options)
     except Exception as error:
         told = wrong_kind(sample, model, SampleError(str(error)))
         if told.column is not None:
             raise told from error
         raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
-    return Converted(proto.SerializeToString(), sample, expected, {} if by_column else {"features": sample.names})
+    if by_column:
+        name_inputs(proto, sample.names)
+    found: dict[str, Any] = {} if by_column else {"features": sample.names}
+    # The model took the missing numbers of the sample, so it takes those of a table.
+    if any(c.kind == "number" and np.isnan(c.values.astype(np.float64)).any() for c in sample.columns):
+        found["on_null"] = "nan"
+    return Converted(proto.SerializeToString(), sample, expected, found)
+
+
+def name_inputs(proto: onnx.ModelProto, names: list[str]) -> None:
+    """Gives the inputs of a model the names of the columns: skl2onnx writes an underscore for what no identifier has."""
+    renamed = {i.name: name for i, name in zip(proto.graph.input, names, strict=True) if i.name != name}
+    for i in proto.graph.input:
+        i.name = renamed.get(i.name, i.name)
+    for node in proto.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+
+
+def answers_of(model: Any, x: Any, of: str) -> list[Array | None]:
+    """The answers of a model of scikit-learn. Some were compiled for float64 alone: the same numbers go into these as such."""
+    try:
+        return classes_and_scores(model, x, of)
+    except SampleError as error:
+        if "dtype mismatch" not in str(error):
+            raise
+        wide = x.astype({c: np.float64 for c in x.columns if x[c].dtype == np.float32}) if hasattr(x, "columns") else x.astype(np.float64)
+        return classes_and_scores(model, wide, of)
+
+
+def convert_sklearn(skl2onnx: Any, model: Any, initial: list[Any], options: dict[int, Any] | None) -> Any:
+    """Converts a model; without the options of classifiers if its converter has none."""
+    try:
+        with plain_attributes():
+            return skl2onnx.convert_sklearn(model, initial_types=initial, options=options, target_opset=OPSETS)
+    except NameError as error:
+        if options is None or "zipmap" not in str(error):
+            raise
+        last = last_step(model)
+        with plain_attributes():
+            return skl2onnx.convert_sklearn(model, initial_types=initial, options=None if last is model else {id(last): {}}, target_opset=OPSETS)
+
+
+@contextlib.contextmanager
+def plain_attributes() -> Iterator[None]:
+    """Makes Python's numbers of NumPy's in the attributes of operators: skl2onnx passes them on, and onnx rejects them."""
+    helper = onnx.helper
+    make = helper.make_attribute
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (bool, np.bool_)):
+            return int(value)
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    def make_plain(key: str, value: Any, *more: Any, **named: Any) -> Any:
+        return make(key, plain(value), *more, **named)
+
+    helper.make_attribute = make_plain
+    try:
+        yield
+    finally:
+        helper.make_attribute = make
 
 
 def wrong_kind(sample: Sample, model: Any, error: SampleError) -> SampleError:
@@ -203,6 +275,11 @@ def first_step(model: Any) -> Any:
     return first_step(inner[0][1]) if inner else model
 
 
+def last_step(model: Any) -> Any:
+    inner = getattr(model, "steps", None)
+    return last_step(inner[-1][1]) if inner else model
+
+
 def encoded_columns(model: Any, names: list[str]) -> list[str]:
     """Columns whose values are looked up among categories."""
     return [n for t, columns in transformers(model) if type(first_step(t)).__name__ in ("OneHotEncoder", "OrdinalEncoder") for n in columns if n in names]
@@ -246,7 +323,7 @@ def of_lightgbm(model: Any, sample: Sample) -> Converted:
     types = need("onnxmltools.convert.common.data_types", "lightgbm")
     of = f"the {type(model).__name__}"
     booster = getattr(model, "booster_", model)
-    sample = sample.select(booster.feature_name(), of)
+    sample = select_renamed(sample, model, booster.feature_name(), of)
     if booster.pandas_categorical:
         raise ModelError(f"{of} was trained on columns of categories, which ONNX's trees do not have: encode them as numbers, or in a pipeline of scikit-learn")
     if getattr(getattr(model, "classes_", None), "dtype", np.dtype(int)).kind == "b":
@@ -264,6 +341,18 @@ def of_lightgbm(model: Any, sample: Sample) -> Converted:
     except Exception as error:
         raise ModelError(f"{of} cannot be turned into ONNX: {short(error)}") from error
     return Converted(proto.SerializeToString(), sample, expected, {"features": sample.names, "on_null": "nan"})
+
+
+def select_renamed(sample: Sample, model: Any, names: list[str], of: str) -> Sample:
+    """The columns that a model of LightGBM was trained with, under the caller's names: LightGBM writes an underscore for each space."""
+    own = getattr(model, "feature_names_in_", None)
+    if own is not None and len(own) == len(names) and sample.named and all(str(n) in sample.names for n in own):
+        return sample.select([str(n) for n in own], of)
+    if not sample.named or all(n in sample.names for n in names):
+        return sample.select(names, of)
+    written = {name: re.sub(r"\s", "_", name) for name in sample.names}
+    found = [[name for name, w in written.items() if n in (name, w)] for n in names]
+    return sample.select([f[0] if len(f) == 1 else n for f, n in zip(found, names, strict=True)], of)
 
 
 def of_xgboost(model: Any, sample: Sample) -> Converted:

@@ -26,6 +26,21 @@ class Column:
         text = repr(self.values[row].item() if isinstance(self.values[row], np.generic) else self.values[row])
         return text if len(text) <= 40 else text[:37] + "..."
 
+    def telling(self) -> list[int]:
+        """Rows with the least and the greatest number, the smallest ones apart from zero, a missing one, and the rarest value."""
+        if self.kind == "tensor":
+            return []
+        if self.kind == "text":
+            values, first, counts = np.unique(self.values.astype(str), return_index=True, return_counts=True)
+            return [int(first[i]) for i in np.argsort(counts, kind="stable")[:5]] if len(values) else []
+        numbers = self.values.astype(np.float64)
+        missing = np.flatnonzero(np.isnan(numbers))
+        rows = [int(missing[0])] if missing.size else []
+        if missing.size < numbers.size:
+            magnitudes = np.where(np.isnan(numbers) | (numbers == 0), np.inf, np.abs(numbers))
+            rows += [int(np.nanargmin(numbers)), int(np.nanargmax(numbers)), int(np.argmin(magnitudes))]
+        return rows
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -55,6 +70,25 @@ class Sample:
         if extra:
             raise SampleError(f"{of} was not trained with the column {listed(extra)}: leave it out of the sample", extra[0])
         return Sample(tuple(self.column(n) for n in names), self.rows, True)
+
+    def take(self, rows: np.ndarray[Any, Any]) -> Sample:
+        """These rows, in this order."""
+        return Sample(tuple(Column(c.name, c.kind, c.values[rows]) for c in self.columns), len(rows), self.named)
+
+    def spread(self, most: int) -> np.ndarray[Any, Any]:
+        """At most so many rows from all over the sample, in its order: the extremes of each column, missing and rare values, and others at even
+        distances."""
+        if self.rows <= most:
+            return np.arange(self.rows)
+        chosen: dict[int, None] = {}
+        for c in self.columns:
+            for row in c.telling():
+                chosen.setdefault(int(row))
+        kept = list(chosen)[: most // 2]
+        for row in np.linspace(0, self.rows - 1, most).astype(int):
+            if len(kept) < most and int(row) not in kept:
+                kept.append(int(row))
+        return np.array(sorted(kept))
 
     def numbers(self, of: str) -> np.ndarray[Any, Any]:
         """All columns as one matrix of float32; an error names the first that is no number."""
@@ -103,6 +137,8 @@ def read(sample: Any) -> Sample:
         return of_columns(sample, True)
     if isinstance(sample, Sequence) and not isinstance(sample, (str, bytes)) and sample and all(isinstance(x, str) for x in sample):
         return of_columns({"text": np.array(sample, object)}, False)
+    if hasattr(sample, "toarray") and hasattr(sample, "nnz"):  # a sparse matrix of SciPy
+        sample = sample.toarray()
     array = np.asarray(sample)
     if array.dtype.kind in "US":
         array = array.astype(object)

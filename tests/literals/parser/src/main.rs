@@ -4,25 +4,17 @@
 //! sanitizer, memory like the size of what is read, and what is read prints as a text that reads as the same.
 #![allow(dead_code, missing_docs)]
 
-#[path = "../../../../src/engine/batch.rs"]
+#[path = "../../../../crates/engine/src/batch.rs"]
 pub mod batch;
-#[path = "../../../../src/engine/carried.rs"]
-pub mod carried;
-#[path = "../../../../src/engine/chunk.rs"]
-pub mod chunk;
-#[path = "../../../../src/engine/error.rs"]
+#[path = "../../../../crates/engine/src/encoding/mod.rs"]
+pub mod encoding;
+#[path = "../../../../crates/engine/src/error.rs"]
 pub mod error;
-#[path = "../../../../src/engine/flat.rs"]
-pub mod flat;
-#[path = "../../../../src/engine/layout.rs"]
-pub mod layout;
-#[path = "../../../../src/engine/portable.rs"]
-pub mod portable;
-#[path = "../../../../src/engine/reference.rs"]
+#[path = "../../../../crates/engine/src/reference.rs"]
 pub mod reference;
-#[path = "../../../../src/engine/signature.rs"]
+#[path = "../../../../crates/engine/src/signature.rs"]
 pub mod signature;
-#[path = "../../../../src/engine/tensor.rs"]
+#[path = "../../../../crates/engine/src/tensor/mod.rs"]
 pub mod tensor;
 
 use std::alloc::{GlobalAlloc, Layout as Size, System};
@@ -32,11 +24,14 @@ use std::time::{Duration, Instant};
 pub use error::{Error, Result};
 
 use batch::Values;
-use carried::{MIXED, Place, Slot};
-use chunk::Chunk;
-use flat::Purpose;
-use layout::{Carried, Faults, Layout};
-use portable::{Head, Rows, Texts, Writer};
+use encoding::carried::{MIXED, Place, Slot};
+use encoding::encoded_reader::EncodedRows;
+use encoding::layout::{Carried, Faults, Layout};
+use encoding::stored_form::Purpose;
+use encoding::text_form::TextHeader;
+use encoding::text_rows::{TextRows, CarriedTexts};
+use encoding::text_writer::Writer;
+use encoding::{carried, encoded_rows, stored_form, text_form};
 
 /// Counts what is allocated.
 struct Counting;
@@ -128,7 +123,7 @@ fn mutate(seed: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// What a text becomes, with carried values as the server would keep those of SLOTS.
 fn read(text: &str) -> Result<Vec<u8>> {
-    let (head, rows) = portable::read(text, &mut || {})?;
+    let (head, rows) = text_form::read(text, &mut || {})?;
     let layout = Layout {
         model: head.model,
         version: head.version,
@@ -141,10 +136,10 @@ fn read(text: &str) -> Result<Vec<u8>> {
     };
     layout.check().map_err(|reason| Error::Malformed { reason })?;
     let mut tick = || {};
-    let mut reader = Rows::new(rows, layout.carried.len(), &mut tick)?;
-    let mut kept = chunk::Rows::default();
+    let mut reader = TextRows::new(rows, layout.carried.len(), &mut tick)?;
+    let mut kept = encoded_rows::RowHeaders::default();
     let mut values: Vec<Values> = layout.outputs.iter().map(Values::none).collect();
-    let mut texts = Texts::default();
+    let mut texts = CarriedTexts::default();
     while let Some(ran) = reader.next(&layout.outputs, &mut values, &mut texts)? {
         kept.ran.push(ran);
         if layout.carried.is_empty() {
@@ -171,9 +166,9 @@ fn read(text: &str) -> Result<Vec<u8>> {
         }
         kept.end_row(kept.carried.len() - before);
     }
-    let chunk = chunk::encode(&kept, &values)?;
-    let mut out = flat::head(Purpose::Stored, &layout, &Faults::default(), 1)?;
-    out.extend(flat::length(chunk.len())?);
+    let chunk = encoded_rows::encode(&kept, &values)?;
+    let mut out = stored_form::head(Purpose::Stored, &layout, &Faults::default(), 1)?;
+    out.extend(stored_form::length(chunk.len())?);
     out.extend(chunk);
     Ok(out)
 }
@@ -183,8 +178,8 @@ fn look(bytes: &[u8]) -> Result<String> {
     let mut tick = || {};
     let mut json = Writer::new(64 << 20, &mut tick);
     let mut separator = "";
-    let (layout, _) = flat::read(bytes, Purpose::Stored, |layout, bytes| {
-        let chunk = Chunk::parse(bytes)?;
+    let (layout, _) = stored_form::read(bytes, Purpose::Stored, |layout, bytes| {
+        let chunk = EncodedRows::parse(bytes)?;
         let slots: Vec<Slot> = (0..layout.carried.len()).map(|i| SLOTS[i % 3]).collect();
         let mut nth = 0;
         for row in 0..chunk.rows() {
@@ -220,7 +215,7 @@ fn look(bytes: &[u8]) -> Result<String> {
         }
         Ok(())
     })?;
-    let head = Head {
+    let head = TextHeader {
         format: 1,
         model: layout.model,
         version: layout.version,
@@ -230,7 +225,7 @@ fn look(bytes: &[u8]) -> Result<String> {
         carried: layout
             .carried
             .into_iter()
-            .map(|c| portable::CarriedText { name: c.name, r#type: "text".to_owned(), definition: None, typmod: -1 })
+            .map(|c| text_form::CarriedText { name: c.name, r#type: "text".to_owned(), definition: None, typmod: -1 })
             .collect(),
         unbound: layout.unbound,
         rows: [],

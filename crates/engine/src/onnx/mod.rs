@@ -1,0 +1,8 @@
+//! Reads and checks ONNX model files without running them, moves large weights out, and rewrites category lookups.
+
+pub(crate) mod categories;
+pub mod content;
+pub(crate) mod external_data;
+pub mod model_file;
+mod schema;
+pub(crate) mod wire;

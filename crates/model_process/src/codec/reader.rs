@@ -1,0 +1,68 @@
+//! Reads values from a region of shared memory, which the other process may have filled with anything.
+
+use bytemuck::Pod;
+use pg_predict_engine::{Error, Result};
+
+use crate::codec::writer::ALIGNMENT;
+use crate::memory::SharedMemory;
+
+/// Reads values one after another. Each value is copied before it is used.
+pub struct Reader<'a> {
+    region: &'a SharedMemory,
+    at: usize,
+    end: usize,
+}
+
+/// The error of a response that breaks a rule of the protocol.
+pub(crate) fn broken(what: &'static str) -> Error {
+    Error::Protocol { what: what.into() }
+}
+
+impl<'a> Reader<'a> {
+    /// Creates a reader for the first `len` bytes of a region.
+    pub fn new(region: &'a SharedMemory, len: usize) -> Result<Self> {
+        if len > region.len() {
+            return Err(broken("the length of a message exceeds its memory"));
+        }
+        Ok(Self { region, at: 0, end: len })
+    }
+
+    /// Reads a number.
+    pub fn number(&mut self) -> Result<usize> {
+        let number = self.take::<u64>(1)?.first().copied().unwrap_or_default();
+        usize::try_from(number).map_err(|_| broken("a number is too large"))
+    }
+
+    /// Reads an array. Its memory is allocated only if its bytes are there.
+    pub fn array<T: Pod>(&mut self) -> Result<Vec<T>> {
+        let count = self.number()?;
+        self.at = self.at.next_multiple_of(ALIGNMENT);
+        self.take(count)
+    }
+
+    /// Reads numbers.
+    pub fn numbers(&mut self) -> Result<Vec<usize>> {
+        // A number is as wide as a `u64` on every supported platform.
+        self.array::<usize>()
+    }
+
+    /// Reads a text.
+    pub fn text(&mut self) -> Result<String> {
+        String::from_utf8(self.array()?).map_err(|_| broken("a text is not UTF-8"))
+    }
+
+    fn take<T: Pod>(&mut self, count: usize) -> Result<Vec<T>> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| broken("a length is too large"))?;
+        let end = self.at.checked_add(bytes).filter(|end| *end <= self.end);
+        let end = end.ok_or_else(|| broken("a message ends too early"))?;
+        let memory = || Error::OutOfMemory { what: "a result".into(), bytes };
+        let values = self.region.copy_out(self.at, count).ok_or_else(memory)?;
+        self.at = end;
+        Ok(values)
+    }
+
+    /// Checks that everything has been read.
+    pub fn finish(&self) -> Result<()> {
+        if self.at == self.end { Ok(()) } else { Err(broken("a message has more than its content")) }
+    }
+}

@@ -1,0 +1,204 @@
+//! The control block: how a backend and its model process tell each other what is to be done and what is done.
+//!
+//! Rules:
+//! - Every field is an atomic, and each has one writer.
+//! - The backend fills a slot and its request region, stores the slot's number in the ring, and then increments
+//!   `submitted`. The process takes requests in this order.
+//! - The process fills the response region and the slot's answer, and then stores the number of the request in
+//!   `answered`. Until then the slot's regions belong to the process, afterwards to the backend.
+//! - A side that is about to sleep sets its `sleeps` flag and looks again. The other side clears the flag and wakes it.
+//! - The backend believes nothing that the process writes: it copies a value once and checks the copy.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::memory::SharedMemory;
+
+/// Version of the layout of shared memory and of the messages. Both sides come from the same build, and check it.
+pub const PROTOCOL: u32 = 1;
+/// The number of slots, which bounds the requests under way in a backend.
+pub const SLOTS: usize = 1024;
+
+/// The state of one slot.
+#[repr(C)]
+pub struct SlotState {
+    /// The kind of the request. Written by the backend.
+    pub kind: AtomicU32,
+    /// The number of the request that was answered last. Written by the process.
+    pub answered: AtomicU32,
+    /// The length of the request in bytes. Written by the backend.
+    pub request: AtomicU64,
+    /// The length of the response in bytes. Written by the process.
+    pub response: AtomicU64,
+    /// The duration of the request in nanoseconds. Written by the process.
+    pub nanos: AtomicU64,
+    /// What became of the request. Written by the process.
+    pub outcome: AtomicU32,
+    spare: AtomicU32,
+}
+
+/// The control block.
+#[repr(C)]
+pub struct Control {
+    /// `PROTOCOL`. Written by the backend.
+    pub protocol: AtomicU32,
+    /// The number of submitted requests. Written by the backend.
+    pub submitted: AtomicU32,
+    /// The number of requests that the process has taken. Written by the process.
+    pub taken: AtomicU32,
+    /// Whether the process sleeps until `submitted` changes.
+    pub process_sleeps: AtomicU32,
+    /// Whether the backend sleeps until the process writes to the socket.
+    pub backend_sleeps: AtomicU32,
+    /// Whether texts are being tokenised. Written by the process.
+    pub tokenising: AtomicU32,
+    /// The number of messages that the backend has sent through the socket. Written by the backend.
+    pub messages: AtomicU32,
+    /// The slot of each request, at its number modulo `SLOTS`. Written by the backend.
+    pub ring: [AtomicU32; SLOTS],
+    /// The slots.
+    pub slots: [SlotState; SLOTS],
+}
+
+/// The kinds of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Loads a session.
+    Load = 1,
+    /// Prepares runs of a session.
+    Prepare,
+    /// Runs a batch.
+    Run,
+    /// Writes the response again, into a larger region.
+    Repeat,
+    /// Returns the build of ONNX Runtime.
+    Runtime,
+}
+
+impl Kind {
+    /// Returns the kind with this number.
+    #[must_use]
+    pub fn of(number: u32) -> Option<Self> {
+        [Self::Load, Self::Prepare, Self::Run, Self::Repeat, Self::Runtime].into_iter().find(|k| *k as u32 == number)
+    }
+}
+
+/// The response is complete.
+pub const DONE: u32 = 1;
+/// The response did not fit into its region. The slot's length says how much room it needs.
+pub const TOO_SMALL: u32 = 2;
+
+/// Returns the control block of a region.
+#[must_use]
+pub fn control(region: &SharedMemory) -> Option<&Control> {
+    // SAFETY: the control block consists of atomics.
+    unsafe { region.at::<Control>(0) }
+}
+
+/// Waits until `done` returns true, for at most `time`, without sleeping. Returns whether it did.
+pub fn spin(time: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let mut started = None;
+    loop {
+        for _ in 0..64 {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        // The clock costs as much as some rounds, so a short wait does without it.
+        if started.get_or_insert_with(Instant::now).elapsed() >= time {
+            return done();
+        }
+    }
+}
+
+/// How long a side spins before it sleeps. Spinning saves waking a sleeping core, which takes some 40 us, but takes a
+/// core from others. So a side stops spinning when it has been in vain, and tries again after a while.
+#[derive(Debug)]
+pub struct SpinTime {
+    longest: Duration,
+    /// Waits in a row that spinning did not shorten.
+    vain: u32,
+    waits: u32,
+}
+
+impl SpinTime {
+    /// Vain waits in a row after which spinning stops.
+    const MOST_VAIN: u32 = 4;
+    /// One wait in this many tries again.
+    const RETRY: u32 = 32;
+
+    /// Creates a policy that spins for at most `longest`. A machine with one core never spins.
+    #[must_use]
+    pub fn new(longest: Duration) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self { longest: if cores > 1 { longest } else { Duration::ZERO }, vain: 0, waits: 0 }
+    }
+
+    /// Waits until `done` returns true. Returns whether it did before it was time to sleep.
+    pub fn wait(&mut self, mut done: impl FnMut() -> bool) -> bool {
+        if done() {
+            return true;
+        }
+        self.waits = self.waits.wrapping_add(1);
+        if self.longest.is_zero() || self.vain >= Self::MOST_VAIN && !self.waits.is_multiple_of(Self::RETRY) {
+            return false;
+        }
+        let done = spin(self.longest, done);
+        self.vain = if done { 0 } else { self.vain.saturating_add(1) };
+        done
+    }
+}
+
+/// Sleeps until `word` no longer has the value `old`, is woken, or `time` has passed.
+pub fn sleep_on(word: &AtomicU32, old: u32, time: Duration) {
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: waits on a word that stays mapped during the call. Every result is followed by another look at the word.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, old, &raw const time) };
+}
+
+/// Wakes the process that sleeps on `word`.
+pub fn wake(word: &AtomicU32) {
+    // SAFETY: wakes the waiters of a mapped word.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Whether request `number` has been answered in a slot.
+#[must_use]
+pub fn is_answered(slot: &SlotState, number: u32) -> bool {
+    slot.answered.load(Ordering::Acquire) == number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn spinning_in_vain_stops_and_is_tried_again() {
+        let mut time = SpinTime { longest: Duration::from_micros(5), vain: 0, waits: 0 };
+        let calls = Cell::new(0_u32);
+        let never = || {
+            calls.set(calls.get() + 1);
+            false
+        };
+        for _ in 0..SpinTime::MOST_VAIN {
+            assert!(!time.wait(never));
+        }
+        calls.set(0);
+        assert!(!time.wait(never));
+        assert_eq!(calls.get(), 1, "one look, without spinning");
+        let retries = (0..SpinTime::RETRY)
+            .filter(|_| {
+                calls.set(0);
+                time.wait(never);
+                calls.get() > 1
+            })
+            .count();
+        assert_eq!(retries, 1);
+    }
+}
