@@ -11,6 +11,7 @@ takes longer than its timeout allows, every error is one that the manual lists, 
 from __future__ import annotations
 
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -314,6 +315,7 @@ class Caller:
 
     def create(self, name: str, content: bytes) -> list[tuple[str, list[int | None] | None]] | None:
         """Creates a version, and returns its inputs if SQL's values can be their elements."""
+        CONTENTS[name] = content
         options = '{"on_error": "null"}' if self.rng.random() < 0.5 else "{}"
         if self.ask("create", f"SELECT predict.create_model('{name}', '\\x{content.hex()}', '{options}')") is None:
             return None
@@ -321,8 +323,18 @@ class Caller:
         return [(element, shape) for element, shape in rows] if all(element in TYPES for element, _ in rows) else None
 
 
+# The content of each version, to be kept if a fault is found.
+CONTENTS: dict[str, bytes] = {}
+
+
 def fault(what: str, query: str) -> None:
-    print(f"not ok - {what}\n{query[:4000]}", flush=True)
+    """Ends the run. The statement and the models that it names are kept in target/mutations."""
+    kept = HERE.parent.parent / "target" / "mutations"
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "fault.sql").write_text(query)
+    for name in set(re.findall(r"'(m\d+)'", query)) & CONTENTS.keys():
+        (kept / f"{name}.onnx").write_bytes(CONTENTS[name])
+    print(f"not ok - {what}\n{query[:1000]}\nThe statement and its model are in {kept}.", flush=True)
     raise SystemExit(1)
 
 

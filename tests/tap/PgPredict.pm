@@ -18,7 +18,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
 	model_file server create_model session start_psql median ms wait_for wait_for_server
-	isolation memory_kb session_kb threads named_threads model_process is_running parent_of children is_gone has_log clean_log large_model
+	isolation memory_kb session_kb threads named_threads model_process validation_processes is_running parent_of children is_gone has_log clean_log large_model
 );
 
 # Where the models of the tests are, for the server too.
@@ -160,8 +160,16 @@ sub isolation { return $ENV{PG_PREDICT_ISOLATION} || 'process'; }
 sub model_process
 {
 	my ($session) = @_;
-	my ($pid) = grep { (readlink("/proc/$_/exe") // '') =~ /pg_predict_model_process/ } children($session->pid);
+	my ($pid) = grep { (slurp("/proc/$_/cmdline") // '') =~ /pg_predict_model_process\0serve/ } children($session->pid);
 	return $pid;
+}
+
+# The processes in which a session validates models.
+sub validation_processes
+{
+	my ($session) = @_;
+	my $process = model_process($session) // 0;
+	return grep { $_ != $process } children($session->pid);
 }
 
 # The memory of a session and of its model process in kB.
@@ -226,7 +234,7 @@ sub has_log
 sub clean_log
 {
 	my ($node, $name) = @_;
-	ok(!has_log($node, qr/PANIC|was terminated by signal|crash of another server process|stack smashing|corrupted/),
+	ok(!has_log($node, qr/PANIC|\(PID \d+\) was terminated by signal|crash of another server process|stack smashing|corrupted/),
 		$name);
 	return;
 }

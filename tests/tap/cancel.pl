@@ -294,8 +294,8 @@ clean_log($node, 'no process of the server crashed');
 		{
 			my $session = session($node);
 			$session->ask($hang);
-			wait_for(sub { children($session->pid) }, 10) or die 'no trial';
-			my ($probe) = children($session->pid);
+			wait_for(sub { validation_processes($session) }, 10) or die 'no trial';
+			my ($probe) = validation_processes($session);
 			sleep 0.1;
 			my ($took) = $how eq 'cancel' ? cancel($session) : terminate($session);
 			push @took, $took;
@@ -303,7 +303,7 @@ clean_log($node, 'no process of the server crashed');
 			if ($how eq 'cancel')
 			{
 				is($session->text($right), $answer, 'cancel in a trial: the next query in the session is right') if @took == 1;
-				is(scalar(children($session->pid)), 0, 'cancel in a trial: the session has no child left') if @took == 1;
+				is(scalar(validation_processes($session)), 0, 'cancel in a trial: the session validates nothing any more') if @took == 1;
 				$session->close;
 			}
 		}
@@ -315,8 +315,8 @@ clean_log($node, 'no process of the server crashed');
 
 	my $session = session($node);
 	$session->ask($hang);
-	wait_for(sub { children($session->pid) }, 10) or die 'no trial';
-	my ($probe) = children($session->pid);
+	wait_for(sub { validation_processes($session) }, 10) or die 'no trial';
+	my ($probe) = validation_processes($session);
 	sleep 0.1;
 	kill 'KILL', $session->pid;
 	ok(wait_for(sub { is_gone($probe) }, 2), 'a trial whose session is killed outright dies with it');

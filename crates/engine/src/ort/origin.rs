@@ -6,7 +6,7 @@ use ort::session::builder::SessionBuilder;
 
 use crate::error::Result;
 use crate::onnx::categories::{self, Categories};
-use crate::ort::weights::{SharedBytes, with_external};
+use crate::ort::weights::{SharedBytes, in_place, with_external};
 
 /// The source of a session's bytes.
 pub(crate) enum Origin<'a> {
@@ -32,10 +32,14 @@ impl Origin<'_> {
         }
     }
 
-    /// Adds the weights to the builder and creates the session.
-    pub(crate) fn commit(&self, builder: SessionBuilder) -> Result<ort::Result<ort::session::Session>> {
+    /// Adds the weights to the builder and creates the session. `on_cpu`: whether it runs on the CPU alone.
+    pub(crate) fn commit(&self, builder: SessionBuilder, on_cpu: bool) -> Result<ort::Result<ort::session::Session>> {
         Ok(match self {
-            Self::Memory(model, external) => with_external(builder, external)?.commit_from_memory(model),
+            Self::Memory(model, external) => {
+                // A device copies weights into its own memory.
+                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
+                with_external(builder, external)?.commit_from_memory(model)
+            }
             Self::File(path) => {
                 let mut builder = builder;
                 builder.commit_from_file(path)
