@@ -26,12 +26,13 @@ use crate::codec::batch::read_batch;
 use crate::codec::output::{write_output, write_result};
 use crate::codec::reader::{Reader, broken};
 use crate::codec::writer::Writer;
-use crate::control::{Control, DONE, Kind, SLOTS, SpinTime, TOO_SMALL, control, sleep_on, wake};
+use crate::control::{Control, DONE, Kind, SLOTS, SpinTime, TOO_SMALL, clock, control, sleep_on, wake};
 use crate::memory::SharedMemory;
-use crate::messages::{FilePart, LoadRequest, Loaded, Message, PrepareRequest, receive, send};
+use crate::messages::{FilePart, LoadRequest, Loaded, Message, PrepareRequest, receive};
 
-/// How long the process waits for the next request without sleeping.
-const LONGEST_SPIN: Duration = Duration::from_micros(50);
+/// How long the process waits for the next request without sleeping: longer than a client on the same machine takes
+/// between two statements.
+const LONGEST_SPIN: Duration = Duration::from_micros(200);
 /// The time without requests after which memory is given back.
 const QUIET: Duration = Duration::from_millis(100);
 /// The growth of the process, in bytes, above which memory is given back.
@@ -227,6 +228,9 @@ impl Runner {
                     let longest = if timeout.is_zero() { Duration::from_secs(3600) } else { left };
                     let wait = if is_quiet { longest } else { longest.min(QUIET) };
                     sleep_on(&control.submitted, done, wait.max(Duration::from_millis(1)));
+                    if is_new() {
+                        spin.woken(control.process_woken.load(Ordering::Relaxed));
+                    }
                     let idle = idle_since.elapsed();
                     if !is_new() && !timeout.is_zero() && idle >= timeout {
                         end(0);
@@ -342,10 +346,9 @@ impl Runner {
             state.outcome.store(TOO_SMALL, Ordering::Relaxed);
         }
         state.answered.store(number, Ordering::SeqCst);
-        if control.backend_sleeps.swap(0, Ordering::SeqCst) == 1
-            && send(self.shared.socket.as_fd(), b"w", None).is_err()
-        {
-            end(0);
+        if control.backend_sleeps.swap(0, Ordering::SeqCst) == 1 {
+            control.backend_woken.store(clock(), Ordering::Relaxed);
+            wake(&state.answered);
         }
     }
 
