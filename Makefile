@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
+	test lint test-lint test-engine test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-isolation readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -54,6 +54,9 @@ test-lint: setup ## breaks each rule of lint on purpose
 
 test-engine: setup ## the engine room's tests, without a server
 	@scripts/timed.sh $@ scripts/engine.sh
+
+test-asan: setup ## the engine's and the protocol's tests under AddressSanitizer
+	@scripts/engine_asan.sh
 
 test-sql: install generated ## tests/sql with pg_regress
 	@scripts/timed.sh $@ scripts/test.sh sql
@@ -130,6 +133,9 @@ bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 
 examples: install ## runs the examples: four stories, and dbt, Airflow, Spark, MLflow, Kubernetes, Python
 	@examples/run.sh
+
+bench-isolation: install ## models in model processes beside models in the backend: speed, single calls, starts, memory
+	@benches/isolation.sh
 
 readme: install generated ## runs every SQL block of README.md and docs/ against its printed output
 	@scripts/cluster.sh run -c shared_preload_libraries=pg_predict target/venv/bin/python scripts/readme.py

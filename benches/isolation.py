@@ -89,6 +89,9 @@ def in_turns(measure: dict[str, psycopg.Connection], pairs: int, one: object) ->
 
 def throughput() -> None:
     sessions = {way: connect() for way in WAYS}
+    for session in sessions.values():
+        # A prepared plan would stay as it is when the number of workers changes.
+        session.prepare_threshold = None
     for workers in (0, 1):
         for way, session in sessions.items():
             use(session, way, workers)

@@ -201,7 +201,7 @@ fn with<T>(
 
 /// Whether the process of a generation runs. Asks the system, so this is for the beginning of a query.
 pub(crate) fn is_running(generation: u64) -> bool {
-    with(generation, |process| Ok(process.has_ended().map_or(Ok(()), Err))).is_ok()
+    with(generation, |process| Ok(process.has_died().map_or(Ok(()), Err))).is_ok()
 }
 
 /// Whether the process of a generation is the one that runs, as far as is known without asking the system.

@@ -54,10 +54,10 @@ def children(pid: int) -> list[int]:
 
 
 def usage(pid: int) -> tuple[int, int] | None:
-    """The memory of a process in kB, and its number of descriptors. None if it has ended."""
+    """The memory of a process in kB, without what it shares with the server, and its number of descriptors. None if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        kb = sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
+        kb = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
         return kb, len(os.listdir(f"/proc/{pid}/fd"))
     except (FileNotFoundError, ProcessLookupError):
         return None

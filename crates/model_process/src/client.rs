@@ -348,13 +348,15 @@ impl ModelProcess {
 
     /// Returns how the process has ended, or `None` if it runs.
     pub fn has_ended(&mut self) -> Option<End> {
-        if let Some(end) = &self.end {
-            return Some(end.clone());
+        self.has_died().or_else(|| self.read_socket().then(|| self.kill()))
+    }
+
+    /// Like `has_ended`, but does not look whether the process has closed its socket, which takes longer.
+    pub fn has_died(&mut self) -> Option<End> {
+        match &self.end {
+            Some(end) => Some(end.clone()),
+            None => self.status().map(|cause| self.ended(cause)),
         }
-        if let Some(cause) = self.status() {
-            return Some(self.ended(cause));
-        }
-        self.read_socket().then(|| self.kill())
     }
 
     fn ended(&mut self, cause: Cause) -> End {
