@@ -1,17 +1,23 @@
 //! The bytes that a session is created from.
 
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
+use ort::operator::OperatorDomain;
 use ort::session::builder::SessionBuilder;
 
 use crate::error::Result;
 use crate::onnx::categories::{self, Categories};
+use crate::ort::environment::load_error;
 use crate::ort::weights::{SharedBytes, with_external};
 
 /// The source of a session's bytes.
 pub(crate) enum Origin<'a> {
     Memory(&'a [u8], Vec<(String, SharedBytes)>),
     File(&'a Path),
+    /// A model whose tree ensembles are replaced, and the operators that replace them.
+    Trees(&'a [u8], Vec<(String, SharedBytes)>, Arc<OperatorDomain>),
 }
 
 /// The largest model file that is rewritten, in bytes. Larger models do not predict from tables and are loaded
@@ -19,17 +25,29 @@ pub(crate) enum Origin<'a> {
 const LARGEST_TABLE_MODEL: u64 = 256 << 20;
 
 impl Origin<'_> {
-    /// Returns the model rewritten to take category numbers for the text inputs that it only looks up, and the
-    /// categories. Returns `None` if there is no such input or the model cannot be rewritten.
-    pub(crate) fn by_number(&self) -> Option<(Vec<u8>, Vec<Categories>)> {
+    /// Returns the model file, or `None` if it is too large to be rewritten or cannot be read.
+    pub(crate) fn model(&self) -> Option<Cow<'_, [u8]>> {
         match self {
-            Self::Memory(model, external) => external.is_empty().then(|| categories::rewritten(model))?,
+            Self::Memory(model, _) | Self::Trees(model, ..) => Some(Cow::Borrowed(model)),
             Self::File(path) => {
                 let size = std::fs::metadata(path).ok()?.len();
-                let model = (size <= LARGEST_TABLE_MODEL).then(|| std::fs::read(path).ok())??;
-                categories::rewritten(&model)
+                (size <= LARGEST_TABLE_MODEL).then(|| std::fs::read(path).ok())?.map(Cow::Owned)
             }
         }
+    }
+
+    /// Returns the files of weights that are given with the model.
+    pub(crate) fn external(&self) -> &[(String, SharedBytes)] {
+        match self {
+            Self::Memory(_, external) | Self::Trees(_, external, _) => external,
+            Self::File(_) => &[],
+        }
+    }
+
+    /// Returns the model rewritten to take category numbers for the text inputs that it only looks up, and the
+    /// categories. Returns `None` if there is no such input or the model cannot be rewritten.
+    pub(crate) fn by_number(&self, model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
+        self.external().is_empty().then(|| categories::rewritten(model))?
     }
 
     /// Adds the weights to the builder and creates the session.
@@ -39,6 +57,11 @@ impl Origin<'_> {
             Self::File(path) => {
                 let mut builder = builder;
                 builder.commit_from_file(path)
+            }
+            Self::Trees(model, external, operators) => {
+                let builder = builder.with_operators(Arc::clone(operators));
+                let builder = builder.map_err(|e| load_error(e.message().to_owned()))?;
+                with_external(builder, external)?.commit_from_memory(model)
             }
         })
     }

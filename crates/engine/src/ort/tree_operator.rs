@@ -1,0 +1,254 @@
+//! The operators of ONNX Runtime that run compiled tree ensembles. Contains one of the engine's `unsafe` blocks.
+//!
+//! There is one operator for each element type of the input, because the type is known only when ONNX Runtime has
+//! inferred it. A panic must not cross into C++, so the operators catch it.
+
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use ort::operator::{
+    BoxedKernel, ComputeContext, Kernel as OrtKernel, KernelContext, Operator as OrtOperator, OperatorDomain,
+    OperatorInput, OperatorOutput,
+};
+use ort::value::{PrimitiveTensorElementType, TensorElementType};
+use ort::{AsPointer, ortsys};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::trees::Unfit;
+use crate::trees::compiled::Compiled;
+use crate::trees::ensemble::{Ensemble, Labels, Operator, Scoring};
+use crate::trees::kernels::{Computed, Kernel, Rows, Runner};
+use crate::trees::rewriting::{DOMAIN, POSITION};
+
+/// The ensembles of one session. Each is taken by the operator that compiles it.
+struct Ensembles {
+    kernel: Kernel,
+    waiting: Mutex<Vec<Option<Ensemble>>>,
+}
+
+/// An operator for one type of input.
+struct TreeOperator {
+    operator: Operator,
+    texts: bool,
+    input: TensorElementType,
+    ensembles: Arc<Ensembles>,
+}
+
+/// Creates the operators for the ensembles of a session.
+pub(crate) fn domain(ensembles: Vec<Ensemble>, kernel: Kernel) -> Result<Arc<OperatorDomain>> {
+    let ensembles = Arc::new(Ensembles { kernel, waiting: Mutex::new(ensembles.into_iter().map(Some).collect()) });
+    let failed = |e: ort::Error| Error::InvalidModel { reason: e.message().to_owned() };
+    let mut domain = OperatorDomain::new(DOMAIN).map_err(failed)?;
+    let floats = [TensorElementType::Float32, TensorElementType::Float64].as_slice();
+    let numbers = &[
+        TensorElementType::Float32,
+        TensorElementType::Float64,
+        TensorElementType::Int64,
+        TensorElementType::Int32,
+    ];
+    for (operator, texts, inputs) in [
+        (Operator::Regressor, false, floats),
+        (Operator::Classifier, false, numbers),
+        (Operator::Classifier, true, numbers),
+        (Operator::Ensemble, false, floats),
+    ] {
+        for input in inputs {
+            let ensembles = Arc::clone(&ensembles);
+            domain = domain.add(TreeOperator { operator, texts, input: *input, ensembles }).map_err(failed)?;
+        }
+    }
+    Ok(Arc::new(domain))
+}
+
+fn failed(reason: impl Into<String>) -> ort::Error {
+    ort::Error::new(reason)
+}
+
+impl OrtOperator for TreeOperator {
+    type Kernel<'a> = BoxedKernel<'a>;
+
+    fn name(&self) -> &str {
+        self.operator.name(self.texts)
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(self.input)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let label = if self.texts { TensorElementType::String } else { TensorElementType::Int64 };
+        match self.operator {
+            Operator::Regressor => vec![OperatorOutput::required(TensorElementType::Float32)],
+            Operator::Ensemble => vec![OperatorOutput::required(self.input)],
+            Operator::Classifier => {
+                vec![OperatorOutput::required(label), OperatorOutput::required(TensorElementType::Float32)]
+            }
+        }
+    }
+
+    fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<BoxedKernel<'a>> {
+        let position = context.get::<i64>(POSITION).and_then(|p| usize::try_from(p).ok());
+        let ensemble = position.and_then(|p| self.ensembles.waiting.lock().get_mut(p)?.take());
+        let ensemble = ensemble.ok_or_else(|| failed("no such tree ensemble"))?;
+        let kernel = self.ensembles.kernel;
+        let create = || -> ort::Result<BoxedKernel<'a>> {
+            Ok(match (self.operator, self.input) {
+                (Operator::Ensemble, TensorElementType::Float64) => {
+                    Box::new(TreeKernel::<f64, f64, f64>::new(&ensemble, kernel, |x| Rows::Float64(x))?)
+                }
+                (_, TensorElementType::Float64) => {
+                    Box::new(TreeKernel::<f64, f64, f32>::new(&ensemble, kernel, |x| Rows::Float64(x))?)
+                }
+                (_, TensorElementType::Int64) => {
+                    Box::new(TreeKernel::<i64, f32, f32>::new(&ensemble, kernel, |x| Rows::Int64(x))?)
+                }
+                (_, TensorElementType::Int32) => {
+                    Box::new(TreeKernel::<i32, f32, f32>::new(&ensemble, kernel, |x| Rows::Int32(x))?)
+                }
+                _ => Box::new(TreeKernel::<f32, f32, f32>::new(&ensemble, kernel, |x| Rows::Float32(x))?),
+            })
+        };
+        catch_unwind(AssertUnwindSafe(create)).unwrap_or_else(|_| Err(failed("the tree ensemble was not compiled")))
+    }
+}
+
+/// A compiled ensemble for inputs of type `I`, numbers of type `T` and scores of type `O`.
+struct TreeKernel<I, T, O> {
+    compiled: Compiled<T>,
+    runner: Runner<T>,
+    rows: fn(&[I]) -> Rows<'_>,
+    texts: Vec<CString>,
+    places: Vec<*const c_char>,
+    output: std::marker::PhantomData<O>,
+}
+
+// SAFETY: `places` points into `texts`, and is empty between two runs.
+unsafe impl<I, T: Send, O> Send for TreeKernel<I, T, O> {}
+
+/// A type of scores.
+trait Output<T>: PrimitiveTensorElementType + Copy {
+    fn of(value: T) -> Self;
+}
+
+impl Output<f32> for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Output<f64> for f32 {
+    fn of(value: f64) -> Self {
+        crate::trees::number::Number::to_float(value)
+    }
+}
+
+impl Output<f64> for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+}
+
+impl<I, T, O> TreeKernel<I, T, O>
+where
+    I: PrimitiveTensorElementType,
+    T: Computed,
+    O: Output<T>,
+{
+    fn new(ensemble: &Ensemble, kernel: Kernel, rows: fn(&[I]) -> Rows<'_>) -> ort::Result<Self> {
+        let is_double = size_of::<T>() == size_of::<f64>();
+        if ensemble.double.is_some_and(|double| double != is_double) {
+            return Err(failed("the tree ensemble has another type than its input"));
+        }
+        let compiled = Compiled::of(ensemble, kernel.limits()).map_err(|unfit| match unfit {
+            Unfit::Left(reason) | Unfit::Refused(reason) => failed(reason),
+        })?;
+        let texts = match &compiled.scoring.labels {
+            Some(Labels::Texts(texts)) => texts.iter().map(|t| CString::new(t.as_str())).collect(),
+            _ => Ok(Vec::new()),
+        };
+        let texts = texts.map_err(|_| failed("a label contains a zero byte"))?;
+        let runner = Runner::new(&compiled, kernel);
+        Ok(Self { compiled, runner, rows, texts, places: Vec::new(), output: std::marker::PhantomData })
+    }
+
+    fn run(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let input = context.input(0)?.ok_or_else(|| failed("the input of the tree ensemble is missing"))?;
+        let (dims, values) = input.try_extract_tensor::<I>()?;
+        let size = |n: i64| usize::try_from(n).unwrap_or(0);
+        let (count, width, features) = match dims[..] {
+            [n] => (1, size(n), 1),
+            [rows, width] => (size(rows), size(width), size(width)),
+            _ => return Err(failed("TreeEnsemble only works on 1D, 2D tensors.")),
+        };
+        let last = self.compiled.last_feature;
+        if last >= features || values.len() != count * width {
+            return Err(failed(format!(
+                "One path in the graph requests feature {last} but input tensor has {features} features."
+            )));
+        }
+        let rows = (self.rows)(values);
+        let targets = self.compiled.scoring.targets;
+        let shape = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let missing = || failed("an output of the tree ensemble is missing");
+        let no_class = || failed("no class of the tree ensemble has a score");
+        let scores_shape = vec![shape(count), shape(targets)];
+        let Some(labels) = &self.compiled.scoring.labels else {
+            let mut scores = context.output(0, scores_shape)?.ok_or_else(missing)?;
+            let (_, scores) = scores.try_extract_tensor_mut::<O>()?;
+            let done = self.runner.run(&self.compiled, rows, count, width, |row, values, _| {
+                write_scores(scores, row, values);
+            });
+            return done.ok_or_else(no_class);
+        };
+        let mut label = context.output(0, vec![shape(count)])?.ok_or_else(missing)?;
+        let mut scores = context.output(1, scores_shape)?.ok_or_else(missing)?;
+        let (_, scores) = scores.try_extract_tensor_mut::<O>()?;
+        if self.texts.is_empty() {
+            let (_, label) = label.try_extract_tensor_mut::<i64>()?;
+            let scoring: &Scoring = &self.compiled.scoring;
+            let done = self.runner.run(&self.compiled, rows, count, width, |row, values, position| {
+                write_scores(scores, row, values);
+                if let (Some(label), Some(answer)) = (label.get_mut(row), labels.answer(position, scoring)) {
+                    *label = answer;
+                }
+            });
+            return done.ok_or_else(no_class);
+        }
+        let (texts, places) = (&self.texts, &mut self.places);
+        places.clear();
+        let done = self.runner.run(&self.compiled, rows, count, width, |row, values, position| {
+            write_scores(scores, row, values);
+            if let Some(text) = usize::try_from(position).ok().and_then(|p| texts.get(p)) {
+                places.push(text.as_ptr());
+            }
+        });
+        done.ok_or_else(no_class)?;
+        // SAFETY: the output is a text tensor, and ONNX Runtime rejects any number of texts other than its number of
+        // elements. Each pointer is the beginning of a text in `self.texts`, which ends with a zero byte.
+        let status = unsafe { ortsys![FillStringTensor](label.ptr().cast_mut(), places.as_ptr(), places.len()) };
+        places.clear();
+        // SAFETY: `status` was returned by ONNX Runtime just now, and is used once.
+        unsafe { ort::Error::result_from_status(status) }
+    }
+}
+
+fn write_scores<T: Copy, O: Output<T>>(to: &mut [O], row: usize, values: &[T]) {
+    let start = row * values.len();
+    if let Some(to) = to.get_mut(start..start + values.len()) {
+        to.iter_mut().zip(values).for_each(|(to, value)| *to = O::of(*value));
+    }
+}
+
+impl<I, T, O> OrtKernel for TreeKernel<I, T, O>
+where
+    I: PrimitiveTensorElementType,
+    T: Computed,
+    O: Output<T>,
+{
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        catch_unwind(AssertUnwindSafe(|| self.run(context)))
+            .unwrap_or_else(|_| Err(failed("the tree ensemble was not computed")))
+    }
+}

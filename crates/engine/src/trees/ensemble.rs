@@ -1,0 +1,575 @@
+//! Reads a tree-ensemble operator: its trees, and how their weights become outputs.
+//!
+//! An operator that is unusual in any way is left to ONNX Runtime, also if ONNX Runtime would reject it: then the
+//! message is ONNX Runtime's own. Only a cycle is refused here, because ONNX Runtime would follow it until its stack
+//! ends.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::trees::Unfit;
+use crate::trees::attributes::{Numbers, Value};
+use crate::trees::forest::{Forest, LAST_FEATURE, Mode, Node, Seen};
+
+/// The operators for tree ensembles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operator {
+    /// `TreeEnsembleRegressor` of ai.onnx.ml 1 and 3.
+    Regressor,
+    /// `TreeEnsembleClassifier` of ai.onnx.ml 1 and 3.
+    Classifier,
+    /// `TreeEnsemble` of ai.onnx.ml 5.
+    Ensemble,
+}
+
+/// How the weights of the trees become one score for each target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aggregate {
+    Sum,
+    Average,
+    Min,
+    Max,
+}
+
+/// The transformation of the scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transform {
+    None,
+    Logistic,
+    Softmax,
+    SoftmaxZero,
+    Probit,
+}
+
+/// The labels of a classifier's classes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Labels {
+    Integers(Vec<i64>),
+    Texts(Vec<String>),
+}
+
+impl Labels {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Integers(labels) => labels.len(),
+            Self::Texts(labels) => labels.len(),
+        }
+    }
+}
+
+/// A weight of a leaf.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Weight {
+    pub(crate) target: u32,
+    pub(crate) value: f64,
+}
+
+/// How the weights of the leaves become outputs.
+#[derive(Debug, Clone)]
+pub(crate) struct Scoring {
+    pub(crate) operator: Operator,
+    pub(crate) aggregate: Aggregate,
+    pub(crate) transform: Transform,
+    /// The number of targets or classes.
+    pub(crate) targets: usize,
+    pub(crate) trees: usize,
+    pub(crate) base: Vec<f64>,
+    pub(crate) labels: Option<Labels>,
+    /// Whether there are two classes, and all weights are of one of them.
+    pub(crate) one_class_weighted: bool,
+    /// Whether no weight of a classifier is negative.
+    pub(crate) no_negative_weight: bool,
+}
+
+/// A tree-ensemble operator.
+#[derive(Debug)]
+pub(crate) struct Ensemble {
+    pub(crate) forest: Forest,
+    pub(crate) weights: Vec<Weight>,
+    pub(crate) scoring: Scoring,
+    /// Whether numbers are doubles; `None` if they are what the input's element type asks for.
+    pub(crate) double: Option<bool>,
+}
+
+/// The largest number of targets. More are left to ONNX Runtime.
+const MOST_TARGETS: usize = 1024;
+
+/// The attributes of an operator by name. Each is taken once; what is left over is unknown.
+pub(crate) struct Attributes<'a>(pub(crate) HashMap<&'a str, Value<'a>>);
+
+impl<'a> Attributes<'a> {
+    fn integers(&mut self, name: &str) -> Result<Vec<i64>, Unfit> {
+        match self.0.remove(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Integers(v)) => Ok(v),
+            Some(_) => Err(Unfit::Left("an attribute of the wrong type")),
+        }
+    }
+
+    fn texts(&mut self, name: &str) -> Result<Vec<&'a [u8]>, Unfit> {
+        match self.0.remove(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Texts(v)) => Ok(v),
+            Some(_) => Err(Unfit::Left("an attribute of the wrong type")),
+        }
+    }
+
+    fn text(&mut self, name: &str, default: &'static [u8]) -> Result<&'a [u8], Unfit> {
+        match self.0.remove(name) {
+            None => Ok(default),
+            Some(Value::Text(v)) => Ok(v),
+            Some(_) => Err(Unfit::Left("an attribute of the wrong type")),
+        }
+    }
+
+    fn integer(&mut self, name: &str, default: i64) -> Result<i64, Unfit> {
+        match self.0.remove(name) {
+            None => Ok(default),
+            Some(Value::Integer(v)) => Ok(v),
+            Some(_) => Err(Unfit::Left("an attribute of the wrong type")),
+        }
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<Option<Numbers>, Unfit> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::Tensor(v)) => Ok(Some(v)),
+            Some(_) => Err(Unfit::Left("an attribute of the wrong type")),
+        }
+    }
+
+    /// Takes the numbers of an attribute, or of the tensor that replaces it.
+    fn numbers(&mut self, name: &str, double: &mut Option<bool>) -> Result<Numbers, Unfit> {
+        let tensor = self.tensor(&format!("{name}_as_tensor"))?;
+        let floats = match self.0.remove(name) {
+            None => Vec::new(),
+            Some(Value::Floats(v)) => v,
+            Some(_) => return Err(Unfit::Left("an attribute of the wrong type")),
+        };
+        match tensor {
+            None => Ok(Numbers::Float32(floats)),
+            Some(_) if !floats.is_empty() => Err(Unfit::Left("an attribute that is given twice")),
+            Some(tensor) => {
+                float_type(&tensor, double)?;
+                Ok(tensor)
+            }
+        }
+    }
+}
+
+/// Records the element type of a tensor. All tensors of an operator have the same.
+fn float_type(tensor: &Numbers, double: &mut Option<bool>) -> Result<(), Unfit> {
+    let is_double = match tensor {
+        Numbers::Float32(_) => false,
+        Numbers::Float64(_) => true,
+        Numbers::Uint8(_) => return Err(Unfit::Left("a tensor of the wrong type")),
+    };
+    if double.is_some_and(|d| d != is_double) {
+        return Err(Unfit::Left("tensors of different types"));
+    }
+    *double = Some(is_double);
+    Ok(())
+}
+
+impl Ensemble {
+    /// Reads an operator from its attributes.
+    pub(crate) fn read(operator: Operator, mut attributes: Attributes<'_>) -> Result<Self, Unfit> {
+        let ensemble = match operator {
+            Operator::Regressor | Operator::Classifier => Self::by_node(operator, &mut attributes)?,
+            Operator::Ensemble => Self::by_leaf(&mut attributes)?,
+        };
+        if !attributes.0.is_empty() {
+            return Err(Unfit::Left("an unknown attribute"));
+        }
+        Ok(ensemble)
+    }
+
+    /// Reads an operator of ai.onnx.ml 1 or 3, whose nodes name their tree.
+    fn by_node(operator: Operator, attributes: &mut Attributes<'_>) -> Result<Self, Unfit> {
+        let classifier = operator == Operator::Classifier;
+        let mut double = None;
+        let base = attributes.numbers("base_values", &mut double)?;
+        drop(attributes.numbers("nodes_hitrates", &mut double)?);
+        let values = attributes.numbers("nodes_values", &mut double)?;
+        let [features, tree_ids, node_ids, when_true, when_false, missing] = [
+            "nodes_featureids",
+            "nodes_treeids",
+            "nodes_nodeids",
+            "nodes_truenodeids",
+            "nodes_falsenodeids",
+            "nodes_missing_value_tracks_true",
+        ]
+        .map(|name| attributes.integers(name));
+        let (features, tree_ids, node_ids) = (features?, tree_ids?, node_ids?);
+        let (when_true, when_false, missing) = (when_true?, when_false?, missing?);
+        let modes = attributes.texts("nodes_modes")?;
+        let prefix = if classifier { "class" } else { "target" };
+        let [target_ids, target_nodes, target_trees] =
+            ["ids", "nodeids", "treeids"].map(|name| attributes.integers(&format!("{prefix}_{name}")));
+        let (target_ids, target_nodes, target_trees) = (target_ids?, target_nodes?, target_trees?);
+        let target_weights = attributes.numbers(&format!("{prefix}_weights"), &mut double)?;
+        let transform = match attributes.text("post_transform", b"NONE")? {
+            b"NONE" => Transform::None,
+            b"LOGISTIC" => Transform::Logistic,
+            b"SOFTMAX" => Transform::Softmax,
+            b"SOFTMAX_ZERO" => Transform::SoftmaxZero,
+            b"PROBIT" => Transform::Probit,
+            _ => return Err(Unfit::Left("an unknown transformation")),
+        };
+        let (targets, labels, aggregate) = if classifier {
+            let labels = labels(attributes)?;
+            (labels.len(), Some(labels), Aggregate::Sum)
+        } else {
+            let aggregate = match attributes.text("aggregate_function", b"SUM")? {
+                b"SUM" => Aggregate::Sum,
+                b"AVERAGE" => Aggregate::Average,
+                b"MIN" => Aggregate::Min,
+                b"MAX" => Aggregate::Max,
+                _ => return Err(Unfit::Left("an unknown aggregate")),
+            };
+            (usize::try_from(attributes.integer("n_targets", 0)?).unwrap_or(0), None, aggregate)
+        };
+
+        let n = modes.len();
+        let lengths = [features.len(), tree_ids.len(), node_ids.len(), when_true.len(), when_false.len(), values.len()];
+        let missing_fits = missing.is_empty() || missing.len() == n;
+        if n == 0 || lengths.iter().any(|length| *length != n) || !missing_fits {
+            return Err(Unfit::Left("attributes of different lengths"));
+        }
+        let weights = target_ids.len();
+        if [target_nodes.len(), target_trees.len(), target_weights.len()].iter().any(|length| *length != weights) {
+            return Err(Unfit::Left("attributes of different lengths"));
+        }
+
+        let places = Places::of(&tree_ids, &node_ids)?;
+        let (of_node, weights, outline) =
+            weights_of(&places, &target_ids, &target_nodes, &target_trees, &target_weights, n)?;
+        let mut forest = Forest::default();
+        let mut seen = vec![Seen::Never; n];
+        for feature in &features {
+            let feature = u32::try_from(*feature).ok().filter(|f| *f <= LAST_FEATURE);
+            let feature = feature.and_then(|f| usize::try_from(f).ok()).ok_or(Unfit::Left("a feature out of range"))?;
+            forest.last_feature = forest.last_feature.max(feature);
+        }
+        for run in &places.runs {
+            let child = |id: i64| match usize::try_from(id) {
+                Ok(id) if id < n => places.node(run, i64::try_from(id).unwrap_or(-1)),
+                _ => Err(Unfit::Left("a node that does not exist")),
+            };
+            forest.add(run.nodes.start, &mut seen, |at| {
+                let mode = match *modes.get(at).ok_or(Unfit::Left("a node that does not exist"))? {
+                    b"LEAF" => return Ok(Node::Leaf(of_node.range(at))),
+                    b"BRANCH_LEQ" => Mode::LessOrEqual,
+                    b"BRANCH_LT" => Mode::Less,
+                    b"BRANCH_GTE" => Mode::GreaterOrEqual,
+                    b"BRANCH_GT" => Mode::Greater,
+                    b"BRANCH_EQ" => Mode::Equal,
+                    b"BRANCH_NEQ" => Mode::NotEqual,
+                    _ => return Err(Unfit::Left("an unknown mode")),
+                };
+                Ok(Node::Branch {
+                    mode,
+                    feature: features[at],
+                    threshold: values.get(at).unwrap_or(f64::NAN),
+                    nan_is_true: missing.get(at) == Some(&1),
+                    when_true: child(when_true[at])?,
+                    when_false: child(when_false[at])?,
+                })
+            })?;
+        }
+        if seen.contains(&Seen::Never) {
+            return Err(Unfit::Left("a node that no tree reaches"));
+        }
+        let scoring = Scoring {
+            operator,
+            aggregate,
+            transform,
+            targets,
+            trees: forest.trees.len(),
+            base: (0..base.len()).filter_map(|i| base.get(i)).collect(),
+            labels,
+            one_class_weighted: targets == 2 && outline.one_target,
+            no_negative_weight: outline.no_negative,
+        };
+        Self::checked(forest, weights, scoring, double)
+    }
+
+    /// Reads an operator of ai.onnx.ml 5, whose leaves have a target and a weight each.
+    fn by_leaf(attributes: &mut Attributes<'_>) -> Result<Self, Unfit> {
+        let mut double = None;
+        let mut required = |name: &str, attributes: &mut Attributes<'_>| {
+            let tensor = attributes.tensor(name)?.ok_or(Unfit::Left("a missing attribute"))?;
+            float_type(&tensor, &mut double)?;
+            Ok(tensor)
+        };
+        let splits = required("nodes_splits", attributes)?;
+        let leaf_weights = required("leaf_weights", attributes)?;
+        drop(attributes.tensor("nodes_hitrates")?);
+        if attributes.tensor("membership_values")?.is_some_and(|values| values.len() > 0) {
+            return Err(Unfit::Left("set membership"));
+        }
+        let Some(Numbers::Uint8(modes)) = attributes.tensor("nodes_modes")? else {
+            return Err(Unfit::Left("a missing attribute"));
+        };
+        let [features, when_true, when_false, true_leaves, false_leaves, missing] = [
+            "nodes_featureids",
+            "nodes_truenodeids",
+            "nodes_falsenodeids",
+            "nodes_trueleafs",
+            "nodes_falseleafs",
+            "nodes_missing_value_tracks_true",
+        ]
+        .map(|name| attributes.integers(name));
+        let (features, when_true, when_false) = (features?, when_true?, when_false?);
+        let (true_leaves, false_leaves, missing) = (true_leaves?, false_leaves?, missing?);
+        let (leaf_targets, roots) = (attributes.integers("leaf_targetids")?, attributes.integers("tree_roots")?);
+        let targets = usize::try_from(attributes.integer("n_targets", 0)?).unwrap_or(0);
+        let aggregate = match attributes.integer("aggregate_function", 1)? {
+            0 => Aggregate::Average,
+            1 => Aggregate::Sum,
+            2 => Aggregate::Min,
+            3 => Aggregate::Max,
+            _ => return Err(Unfit::Left("an unknown aggregate")),
+        };
+        // ONNX Runtime 1.32 reads 1 as LOGISTIC and 2 as SOFTMAX. The specification of ONNX has them the other way.
+        let transform = match attributes.integer("post_transform", 0)? {
+            0 => Transform::None,
+            1 => Transform::Logistic,
+            2 => Transform::Softmax,
+            3 => Transform::SoftmaxZero,
+            4 => Transform::Probit,
+            _ => return Err(Unfit::Left("an unknown transformation")),
+        };
+
+        let (n, leaves) = (modes.len(), leaf_targets.len());
+        let lengths =
+            [features.len(), when_true.len(), when_false.len(), true_leaves.len(), false_leaves.len(), splits.len()];
+        let missing_fits = missing.is_empty() || missing.len() == n;
+        if n == 0 || roots.is_empty() || lengths.iter().any(|l| *l != n) || !missing_fits || leaf_weights.len() != leaves
+        {
+            return Err(Unfit::Left("attributes of different lengths"));
+        }
+        let mut weights = Vec::with_capacity(leaves);
+        for (i, target) in leaf_targets.iter().enumerate() {
+            let target = u32::try_from(*target).map_err(|_| Unfit::Left("a target out of range"))?;
+            weights.push(Weight { target, value: leaf_weights.get(i).unwrap_or(f64::NAN) });
+        }
+        let mut forest = Forest::default();
+        // Leaves come after the other nodes.
+        let mut seen = vec![Seen::Never; n + leaves];
+        let child = |id: i64, leaf: i64| {
+            let (offset, count) = if leaf != 0 { (n, leaves) } else { (0, n) };
+            let id = usize::try_from(id).ok().filter(|id| *id < count);
+            Ok(offset + id.ok_or(Unfit::Left("a node that does not exist"))?)
+        };
+        for root in roots {
+            let root = usize::try_from(root).ok().filter(|root| *root < n);
+            let root = root.ok_or(Unfit::Left("a node that does not exist"))?;
+            // ONNX Runtime reads such a root as a leaf.
+            if when_true[root] == when_false[root] && true_leaves[root] != 0 && false_leaves[root] != 0 {
+                return Err(Unfit::Left("a tree of one leaf"));
+            }
+            forest.add(root, &mut seen, |at| {
+                if at >= n {
+                    return Ok(Node::Leaf(at - n..at - n + 1));
+                }
+                let mode = match modes[at] {
+                    0 => Mode::LessOrEqual,
+                    1 => Mode::Less,
+                    2 => Mode::GreaterOrEqual,
+                    3 => Mode::Greater,
+                    4 => Mode::Equal,
+                    5 => Mode::NotEqual,
+                    _ => return Err(Unfit::Left("set membership")),
+                };
+                Ok(Node::Branch {
+                    mode,
+                    feature: features[at],
+                    threshold: splits.get(at).unwrap_or(f64::NAN),
+                    nan_is_true: missing.get(at) == Some(&1),
+                    when_true: child(when_true[at], true_leaves[at])?,
+                    when_false: child(when_false[at], false_leaves[at])?,
+                })
+            })?;
+        }
+        for split in &forest.splits {
+            forest.last_feature = forest.last_feature.max(usize::try_from(split.feature).unwrap_or(usize::MAX));
+        }
+        let scoring = Scoring {
+            operator: Operator::Ensemble,
+            aggregate,
+            transform,
+            targets,
+            trees: forest.trees.len(),
+            base: Vec::new(),
+            labels: None,
+            one_class_weighted: false,
+            no_negative_weight: false,
+        };
+        Self::checked(forest, weights, scoring, double)
+    }
+
+    /// Checks what both forms have in common.
+    fn checked(
+        forest: Forest,
+        weights: Vec<Weight>,
+        scoring: Scoring,
+        double: Option<bool>,
+    ) -> Result<Self, Unfit> {
+        let Scoring { targets, base, .. } = &scoring;
+        let classifier = scoring.operator == Operator::Classifier;
+        if *targets == 0 || *targets > MOST_TARGETS {
+            return Err(Unfit::Left("an unusual number of targets"));
+        }
+        if weights.iter().any(|w| usize::try_from(w.target).map_or(true, |target| target >= *targets)) {
+            return Err(Unfit::Left("a target out of range"));
+        }
+        if weights.iter().any(|w| w.value.is_nan()) || base.iter().any(|b| b.is_nan()) {
+            return Err(Unfit::Left("a weight that is NaN"));
+        }
+        let base_fits = match (classifier, *targets) {
+            // ONNX Runtime writes two scores of one class, beyond the end of its output.
+            (true, 1) => false,
+            (true, 2) => base.len() <= 2,
+            _ => base.is_empty() || base.len() == *targets,
+        };
+        if !base_fits {
+            return Err(Unfit::Left("an unusual number of base values or classes"));
+        }
+        // What a leaf without a weight, or with several for one target, adds is not specified.
+        if forest.leaves.iter().any(Range::is_empty) {
+            return Err(Unfit::Left("a leaf without a weight"));
+        }
+        if *targets == 1 && forest.leaves.iter().any(|w| w.len() != 1) {
+            return Err(Unfit::Left("a leaf with several weights"));
+        }
+        // With fused multiply-add, the compiler of ONNX Runtime may round this transformation differently.
+        if scoring.transform == Transform::Probit && !cfg!(target_arch = "x86_64") {
+            return Err(Unfit::Left("a transformation that is exact on x86_64 only"));
+        }
+        Ok(Self { forest, weights, scoring, double })
+    }
+}
+
+fn labels(attributes: &mut Attributes<'_>) -> Result<Labels, Unfit> {
+    let integers = attributes.integers("classlabels_int64s")?;
+    let texts = attributes.texts("classlabels_strings")?;
+    match (integers.is_empty(), texts.is_empty()) {
+        (false, true) => Ok(Labels::Integers(integers)),
+        (true, false) => {
+            let text = |t: &&[u8]| String::from_utf8(t.to_vec()).ok().filter(|t| !t.contains('\0'));
+            let texts = texts.iter().map(text).collect::<Option<_>>();
+            Ok(Labels::Texts(texts.ok_or(Unfit::Left("a label that is not text"))?))
+        }
+        _ => Err(Unfit::Left("no labels, or labels of two types")),
+    }
+}
+
+/// The nodes of one tree.
+struct TreeNodes {
+    nodes: Range<usize>,
+    /// The place of each node by its number, if the numbers are not 0, 1, 2 ...
+    by_number: Option<HashMap<i64, usize>>,
+}
+
+/// Where the nodes of each tree are.
+struct Places {
+    runs: Vec<TreeNodes>,
+    by_tree: HashMap<i64, usize>,
+}
+
+impl Places {
+    fn of(tree_ids: &[i64], node_ids: &[i64]) -> Result<Self, Unfit> {
+        let mut places = Self { runs: Vec::new(), by_tree: HashMap::new() };
+        let number = |n: i64| (0..=i64::from(i32::MAX)).contains(&n);
+        let mut start = 0;
+        for nodes in tree_ids.chunk_by(|a, b| a == b) {
+            let nodes = start..start + nodes.len();
+            start = nodes.end;
+            let (tree, numbers) = (tree_ids[nodes.start], &node_ids[nodes.clone()]);
+            if !number(tree) || !numbers.iter().all(|n| number(*n)) {
+                return Err(Unfit::Left("a number out of range"));
+            }
+            let in_order = numbers.iter().enumerate().all(|(i, n)| usize::try_from(*n) == Ok(i));
+            let by_number = (!in_order).then(|| {
+                let entry = |(i, n): (usize, &i64)| (*n, nodes.start + i);
+                numbers.iter().enumerate().map(entry).collect::<HashMap<_, _>>()
+            });
+            if by_number.as_ref().is_some_and(|map| map.len() != nodes.len()) {
+                return Err(Unfit::Left("two nodes with one number"));
+            }
+            if places.by_tree.insert(tree, places.runs.len()).is_some() {
+                return Err(Unfit::Left("a tree in several pieces"));
+            }
+            places.runs.push(TreeNodes { nodes, by_number });
+        }
+        Ok(places)
+    }
+
+    fn node(&self, run: &TreeNodes, number: i64) -> Result<usize, Unfit> {
+        let at = match &run.by_number {
+            Some(map) => map.get(&number).copied(),
+            None => usize::try_from(number).ok().filter(|n| *n < run.nodes.len()).map(|n| run.nodes.start + n),
+        };
+        at.ok_or(Unfit::Left("a node that does not exist"))
+    }
+}
+
+/// The positions of the weights of each node.
+struct WeightsOfNode(Vec<usize>);
+
+impl WeightsOfNode {
+    fn range(&self, node: usize) -> Range<usize> {
+        match (self.0.get(node), self.0.get(node + 1)) {
+            (Some(start), Some(end)) => *start..*end,
+            _ => 0..0,
+        }
+    }
+}
+
+/// What ONNX Runtime derives from all weights, also from those of nodes that are not leaves.
+struct Outline {
+    one_target: bool,
+    no_negative: bool,
+}
+
+/// Sorts the weights by node. Weights of one node keep their order.
+fn weights_of(
+    places: &Places,
+    target_ids: &[i64],
+    target_nodes: &[i64],
+    target_trees: &[i64],
+    values: &Numbers,
+    nodes: usize,
+) -> Result<(WeightsOfNode, Vec<Weight>, Outline), Unfit> {
+    let mut at_node = Vec::with_capacity(target_ids.len());
+    let mut starts = vec![0; nodes + 1];
+    let mut run = None;
+    for (tree, node) in target_trees.iter().zip(target_nodes) {
+        if run.is_none_or(|(id, _)| id != tree) {
+            let found = places.by_tree.get(tree).and_then(|run| places.runs.get(*run));
+            run = Some((tree, found.ok_or(Unfit::Left("a node that does not exist"))?));
+        }
+        let Some((_, found)) = run else { return Err(Unfit::Left("a node that does not exist")) };
+        let node = places.node(found, *node)?;
+        at_node.push(node);
+        starts[node + 1] += 1;
+    }
+    for i in 1..starts.len() {
+        starts[i] += starts[i - 1];
+    }
+    let mut weights = vec![Weight { target: 0, value: 0.0 }; target_ids.len()];
+    let mut next = starts.clone();
+    let mut outline = Outline {
+        one_target: !target_ids.is_empty() && target_ids.iter().all(|t| *t == target_ids[0]),
+        no_negative: true,
+    };
+    for (i, node) in at_node.into_iter().enumerate() {
+        let target = u32::try_from(target_ids[i]).map_err(|_| Unfit::Left("a target out of range"))?;
+        let value = values.get(i).unwrap_or(f64::NAN);
+        outline.no_negative &= !(value < 0.0);
+        weights[next[node]] = Weight { target, value };
+        next[node] += 1;
+    }
+    Ok((WeightsOfNode(starts), weights, outline))
+}
