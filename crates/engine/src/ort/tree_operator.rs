@@ -42,12 +42,8 @@ pub(crate) fn domain(ensembles: Vec<Ensemble>, kernel: Kernel) -> Result<Arc<Ope
     let failed = |e: ort::Error| Error::InvalidModel { reason: e.message().to_owned() };
     let mut domain = OperatorDomain::new(DOMAIN).map_err(failed)?;
     let floats = [TensorElementType::Float32, TensorElementType::Float64].as_slice();
-    let numbers = &[
-        TensorElementType::Float32,
-        TensorElementType::Float64,
-        TensorElementType::Int64,
-        TensorElementType::Int32,
-    ];
+    let numbers =
+        &[TensorElementType::Float32, TensorElementType::Float64, TensorElementType::Int64, TensorElementType::Int32];
     for (operator, texts, inputs) in [
         (Operator::Regressor, false, floats),
         (Operator::Classifier, false, numbers),

@@ -9,7 +9,7 @@
 //! large trees.
 
 use crate::trees::Unfit;
-use crate::trees::ensemble::{Ensemble, Scoring, Weight};
+use crate::trees::ensemble::{Ensemble, Scored, Scoring, Weight};
 use crate::trees::forest::{Comparison, Forest, Split, Test, Tree};
 use crate::trees::number::Number;
 
@@ -39,14 +39,20 @@ pub(crate) struct Stretch {
 pub(crate) struct Stop<T> {
     /// NaN for a leaf.
     pub(crate) threshold: T,
-    /// The feature of the input. The highest bit says that NaN leads to the first child.
+    /// The feature of the input. The highest bits say what leads to the first child.
     pub(crate) feature: u32,
     /// The second child. The first is the next node.
     pub(crate) second: u32,
 }
 
-/// The bit of `Stop::feature` that says that NaN leads to the first child.
+/// The bits of `Stop::feature` that say what leads to the first child: NaN, a value below the threshold, and the
+/// threshold itself.
 pub(crate) const NAN_IS_FIRST: u32 = 1 << 31;
+pub(crate) const LESS_IS_FIRST: u32 = 1 << 30;
+pub(crate) const EQUAL_IS_FIRST: u32 = 1 << 29;
+
+/// The bits of `Stop::feature` that are the feature.
+pub(crate) const FEATURE: u32 = EQUAL_IS_FIRST - 1;
 
 /// How a row's leaf is found.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +62,18 @@ pub(crate) enum Form {
     /// The position of the first word, and the number of words.
     Masks { first: u32, words: u32 },
     /// The position of the root.
-    Walk { root: u32, less: bool, nan_is_first: bool },
+    Walk { root: u32, tests: Tests },
+}
+
+/// The tests of a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tests {
+    LessOrEqual,
+    /// NaN leads to the first child in some.
+    LessOrEqualOrNan,
+    Less,
+    LessOrNan,
+    Any,
 }
 
 /// The weights of a tree's leaves.
@@ -75,15 +92,6 @@ pub(crate) enum LeafWeights {
 pub(crate) struct CompiledTree {
     pub(crate) form: Form,
     pub(crate) weights: LeafWeights,
-}
-
-/// Whether a target has a score. ONNX Runtime treats a target without a weight in a row's leaves as if it had none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scored {
-    Never,
-    Always,
-    /// It depends on the row.
-    Sometimes,
 }
 
 /// An ensemble that kernels can run.
@@ -106,7 +114,6 @@ pub(crate) struct Compiled<T> {
     /// For `LeafWeights::Any`, the weights of each leaf: from this position up to the next leaf's.
     pub(crate) starts: Vec<u32>,
     pub(crate) any: Vec<(u32, T)>,
-    pub(crate) scored: Vec<Scored>,
     /// The largest feature that any node of the model names.
     pub(crate) last_feature: usize,
     pub(crate) has_walks: bool,
@@ -136,7 +143,6 @@ impl<T: Number> Compiled<T> {
             targets: Vec::new(),
             starts: Vec::new(),
             any: Vec::new(),
-            scored: Vec::new(),
             last_feature: forest.last_feature,
             has_walks: false,
         };
@@ -149,30 +155,16 @@ impl<T: Number> Compiled<T> {
         compiled.words.push(position(compiled.stretches.len())?);
         compiled.starts.push(position(compiled.any.len())?);
         compiled.features = dense.features;
-        compiled.scored = compiled.scored(ensemble);
         Ok(compiled)
     }
 
-    fn form(
-        &mut self,
-        forest: &Forest,
-        tree: &Tree,
-        limits: Limits,
-        dense: &mut Dense,
-    ) -> Result<Form, Unfit> {
+    fn form(&mut self, forest: &Forest, tree: &Tree, limits: Limits, dense: &mut Dense) -> Result<Form, Unfit> {
         let splits = forest.splits_of(tree);
-        let Some(root) = splits.first() else { return Ok(Form::Leaf) };
+        if splits.is_empty() {
+            return Ok(Form::Leaf);
+        }
         let cuts = splits.iter().fold(0_usize, |n, split| n.saturating_add(words_of(split).count()));
-        let comparison = root.test.comparison;
-        let uniform = comparison != Comparison::Equal && splits.iter().all(|s| s.test.comparison == comparison);
-        if uniform && cuts > limits.cuts {
-            return self.walk(splits);
-        }
-        // Unbalanced trees need up to one cut for each split and word.
-        if cuts > 8 * splits.len() {
-            return Err(Unfit::Left("a tree of an unusual shape"));
-        }
-        self.masks(splits, dense)
+        if cuts > limits.cuts { self.walk(splits) } else { self.masks(splits, dense) }
     }
 
     fn masks(&mut self, splits: &[Split], dense: &mut Dense) -> Result<Form, Unfit> {
@@ -211,20 +203,23 @@ impl<T: Number> Compiled<T> {
             let itself = position(root + i)?;
             self.stops.push(Stop { threshold: T::NAN, feature: 0, second: itself });
         }
-        let (mut is_leaf, mut nan_is_first, mut less) = (vec![true; nodes], false, false);
+        let mut is_leaf = vec![true; nodes];
         for (i, split) in splits.iter().enumerate() {
             // In preorder, a split comes after the splits and the leaves before it, and its second child after all
             // nodes below the first: as many splits as leaves, with the split itself.
             let (first, end) = (index(split.first), index(split.end));
             let at = i + first;
             let second = i + (end - first) + end;
-            nan_is_first |= split.test.nan_is_first;
-            less = split.test.comparison == Comparison::Less;
-            let flag = if split.test.nan_is_first { NAN_IS_FIRST } else { 0 };
+            let first_by_nan = if split.test.nan_is_first { NAN_IS_FIRST } else { 0 };
+            let first_by_value = match split.test.comparison {
+                Comparison::LessOrEqual => LESS_IS_FIRST | EQUAL_IS_FIRST,
+                Comparison::Less => LESS_IS_FIRST,
+                Comparison::Equal => EQUAL_IS_FIRST,
+            };
             is_leaf[at] = false;
             self.stops[root + at] = Stop {
                 threshold: T::of_double(split.threshold),
-                feature: split.feature | flag,
+                feature: split.feature | first_by_nan | first_by_value,
                 second: position(root + second)?,
             };
         }
@@ -234,7 +229,7 @@ impl<T: Number> Compiled<T> {
             leaf += u32::from(is_leaf);
         }
         self.has_walks = true;
-        Ok(Form::Walk { root: position(root)?, less, nan_is_first })
+        Ok(Form::Walk { root: position(root)?, tests: Tests::of(splits) })
     }
 
     fn weights(&mut self, ensemble: &Ensemble, tree: &Tree) -> Result<LeafWeights, Unfit> {
@@ -272,31 +267,23 @@ impl<T: Number> Compiled<T> {
         })
     }
 
-    fn scored(&self, ensemble: &Ensemble) -> Vec<Scored> {
-        let mut scored = vec![Scored::Never; self.scoring.targets];
-        let mut set = |target: u32, to: Scored| {
-            if let Some(scored) = scored.get_mut(index(target)).filter(|s| **s != Scored::Always) {
-                *scored = to;
-            }
-        };
-        for weight in &ensemble.weights {
-            set(weight.target, Scored::Sometimes);
-        }
-        for tree in &self.trees {
-            match tree.weights {
-                LeafWeights::One { target, .. } => set(target, Scored::Always),
-                LeafWeights::Same { targets, count, .. } => {
-                    self.targets[index(targets)..][..index(count)].iter().for_each(|t| set(*t, Scored::Always));
-                }
-                LeafWeights::Any { .. } => {}
-            }
-        }
-        scored
-    }
-
     /// Whether a target has a score in some rows only.
     pub(crate) fn has_sometimes(&self) -> bool {
-        self.scored.contains(&Scored::Sometimes)
+        self.scoring.scored.contains(&Scored::Sometimes)
+    }
+}
+
+impl Tests {
+    fn of(splits: &[Split]) -> Self {
+        let all = |comparison| splits.iter().all(|split| split.test.comparison == comparison);
+        let nan = splits.iter().any(|split| split.test.nan_is_first);
+        match (all(Comparison::LessOrEqual), all(Comparison::Less), nan) {
+            (true, _, false) => Self::LessOrEqual,
+            (true, _, true) => Self::LessOrEqualOrNan,
+            (_, true, false) => Self::Less,
+            (_, true, true) => Self::LessOrNan,
+            _ => Self::Any,
+        }
     }
 }
 

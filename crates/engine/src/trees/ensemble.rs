@@ -64,6 +64,15 @@ pub(crate) struct Weight {
     pub(crate) value: f64,
 }
 
+/// Whether a target has a score. ONNX Runtime treats a target without a weight in a row's leaves as if it had none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scored {
+    Never,
+    Always,
+    /// It depends on the row.
+    Sometimes,
+}
+
 /// How the weights of the leaves become outputs.
 #[derive(Debug, Clone)]
 pub(crate) struct Scoring {
@@ -75,6 +84,8 @@ pub(crate) struct Scoring {
     pub(crate) trees: usize,
     pub(crate) base: Vec<f64>,
     pub(crate) labels: Option<Labels>,
+    /// For each target.
+    pub(crate) scored: Vec<Scored>,
     /// Whether there are two classes, and all weights are of one of them.
     pub(crate) one_class_weighted: bool,
     /// Whether no weight of a classifier is negative.
@@ -288,6 +299,7 @@ impl Ensemble {
             trees: forest.trees.len(),
             base: (0..base.len()).filter_map(|i| base.get(i)).collect(),
             labels,
+            scored: Vec::new(),
             one_class_weighted: targets == 2 && outline.one_target,
             no_negative_weight: outline.no_negative,
         };
@@ -345,7 +357,11 @@ impl Ensemble {
         let lengths =
             [features.len(), when_true.len(), when_false.len(), true_leaves.len(), false_leaves.len(), splits.len()];
         let missing_fits = missing.is_empty() || missing.len() == n;
-        if n == 0 || roots.is_empty() || lengths.iter().any(|l| *l != n) || !missing_fits || leaf_weights.len() != leaves
+        if n == 0
+            || roots.is_empty()
+            || lengths.iter().any(|l| *l != n)
+            || !missing_fits
+            || leaf_weights.len() != leaves
         {
             return Err(Unfit::Left("attributes of different lengths"));
         }
@@ -403,6 +419,7 @@ impl Ensemble {
             trees: forest.trees.len(),
             base: Vec::new(),
             labels: None,
+            scored: Vec::new(),
             one_class_weighted: false,
             no_negative_weight: false,
         };
@@ -413,7 +430,7 @@ impl Ensemble {
     fn checked(
         forest: Forest,
         weights: Vec<Weight>,
-        scoring: Scoring,
+        mut scoring: Scoring,
         double: Option<bool>,
     ) -> Result<Self, Unfit> {
         let Scoring { targets, base, .. } = &scoring;
@@ -443,12 +460,52 @@ impl Ensemble {
         if *targets == 1 && forest.leaves.iter().any(|w| w.len() != 1) {
             return Err(Unfit::Left("a leaf with several weights"));
         }
+        scoring.scored = scored(&forest, &weights, *targets);
+        if may_write_one_of_two(&scoring) {
+            return Err(Unfit::Left("a classifier of two classes whose second score is not specified"));
+        }
         // With fused multiply-add, the compiler of ONNX Runtime may round this transformation differently.
         if scoring.transform == Transform::Probit && !cfg!(target_arch = "x86_64") {
             return Err(Unfit::Left("a transformation that is exact on x86_64 only"));
         }
         Ok(Self { forest, weights, scoring, double })
     }
+}
+
+/// Finds out which targets have a score in every row: those with a weight in every leaf of a tree.
+fn scored(forest: &Forest, weights: &[Weight], targets: usize) -> Vec<Scored> {
+    let mut scored = vec![Scored::Never; targets];
+    // For each target, the leaf that had a weight for it last, and the number of such leaves in the tree.
+    let mut last = vec![(usize::MAX, 0_usize); targets];
+    for tree in &forest.trees {
+        last.iter_mut().for_each(|(_, count)| *count = 0);
+        for leaf in tree.leaves.clone() {
+            let of_leaf = forest.leaves.get(leaf).and_then(|w| weights.get(w.clone())).unwrap_or_default();
+            for weight in of_leaf {
+                let target = weight.target as usize;
+                if let (Some(scored), Some((last, count))) = (scored.get_mut(target), last.get_mut(target)) {
+                    *count += usize::from(*last != leaf);
+                    *last = leaf;
+                    if *scored == Scored::Never {
+                        *scored = Scored::Sometimes;
+                    }
+                    if *count == tree.leaves.len() {
+                        *scored = Scored::Always;
+                    }
+                }
+            }
+        }
+    }
+    scored
+}
+
+/// Whether ONNX Runtime does not write the second score of some rows, so that it is what the memory held before.
+fn may_write_one_of_two(scoring: &Scoring) -> bool {
+    scoring.operator == Operator::Classifier
+        && scoring.targets == 2
+        && scoring.base.len() < 2
+        && scoring.scored.get(1) != Some(&Scored::Always)
+        && (scoring.transform == Transform::Probit || (scoring.base.len() == 1 && !scoring.one_class_weighted))
 }
 
 fn labels(attributes: &mut Attributes<'_>) -> Result<Labels, Unfit> {

@@ -151,8 +151,7 @@ impl Forest {
                 }
             }
         }
-        self.trees
-            .push(Tree { splits: split_start..self.splits.len(), leaves: leaf_start..self.leaves.len() });
+        self.trees.push(Tree { splits: split_start..self.splits.len(), leaves: leaf_start..self.leaves.len() });
         Ok(())
     }
 

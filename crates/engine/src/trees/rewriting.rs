@@ -99,9 +99,10 @@ pub(crate) fn rewritten(model: &[u8]) -> Result<Option<Rewritten>> {
 
 /// Whether the model imports operators of this domain.
 fn mentions(model: &[Field<'_>], domain: &str) -> bool {
-    model.iter().filter(|f| f.number == number::OPSET).any(|f| {
-        wire::fields(f.content).is_none_or(|opset| opset.iter().any(|f| f.content == domain.as_bytes()))
-    })
+    model
+        .iter()
+        .filter(|f| f.number == number::OPSET)
+        .any(|f| wire::fields(f.content).is_none_or(|opset| opset.iter().any(|f| f.content == domain.as_bytes())))
 }
 
 /// Copies a message with some fields changed, without room for the fields that become smaller.

@@ -152,11 +152,11 @@ impl<T: Number> Finish<T> {
             let sum = score.value();
             let (first, last) = match (transform, second) {
                 (Transform::Probit, _) => (T::of_float(probit(sum.to_float())), None),
-                (_, Second::Complement) => (T::ONE - sum, Some(sum)),
-                (Transform::Logistic, Second::Opposite) => {
+                (Transform::Logistic, Second::Complement | Second::Opposite) => {
                     let (of_sum, of_opposite) = logistic_of_both(sum.to_float());
                     (T::of_float(of_opposite), Some(T::of_float(of_sum)))
                 }
+                (_, Second::Complement) => (T::ONE - sum, Some(sum)),
                 (_, Second::Opposite) => (-sum, Some(sum)),
                 (_, Second::None) => (sum, None),
             };
@@ -241,9 +241,10 @@ fn probit(x: f32) -> f32 {
     let log = ((1.0 - x) * (1.0 + x)).ln();
     let v = 2.0 / (std::f32::consts::PI * 0.147) + 0.5 * log;
     let v2 = 1.0 / 0.147 * log;
-    // Written as a difference, NaN gets the sign that it has in ONNX Runtime.
-    let v3 = (v * v - v2).sqrt() - v;
-    std::f32::consts::SQRT_2 * (sign * v3.sqrt())
+    let v3 = -v + (v * v - v2).sqrt();
+    let result = std::f32::consts::SQRT_2 * (sign * v3.sqrt());
+    // The sign that NaN has in ONNX Runtime. Rust does not specify the sign of a computed NaN.
+    if result.is_nan() { -f32::NAN } else { result }
 }
 
 impl Labels {

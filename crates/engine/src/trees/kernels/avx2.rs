@@ -39,8 +39,8 @@ fn add_trees(part: &mut Part<'_, f32>) {
                     9..=16 => masks::<2>(part, block, first, words, &mut exits),
                     _ => masks::<4>(part, block, first, words, &mut exits),
                 },
-                Form::Walk { root, less, nan_is_first } => {
-                    walk::exits(part, block, root, less, nan_is_first, &mut exits);
+                Form::Walk { root, tests } => {
+                    walk::exits(part, block, root, tests, &mut exits);
                 }
             }
             portable::add_weights(part, block, tree.weights, &exits);

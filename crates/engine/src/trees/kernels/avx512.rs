@@ -51,9 +51,9 @@ fn add_tree<const K: usize>(part: &mut Part<'_, f32>, block: usize, tree: &Compi
             words = count;
             masks(part, block, first, count)
         }
-        Form::Walk { root, less, nan_is_first } => {
+        Form::Walk { root, tests } => {
             let mut exits = [0; LANES];
-            walk::exits(part, block, root, less, nan_is_first, &mut exits);
+            walk::exits(part, block, root, tests, &mut exits);
             // SAFETY: `exits` has the rows of four registers.
             std::array::from_fn(|k| unsafe { _mm512_loadu_si512(exits.as_ptr().add(ROWS * k).cast()) })
         }
@@ -149,9 +149,7 @@ fn add_values<const K: usize>(
     for (exits, sums) in exits.iter().zip(sums.chunks_exact_mut(ROWS)) {
         // SAFETY: the values of a tree of one or two words are padded to whole words.
         let value = match words {
-            1 => unsafe {
-                _mm512_permutex2var_ps(_mm512_loadu_ps(values), *exits, _mm512_loadu_ps(values.add(ROWS)))
-            },
+            1 => unsafe { _mm512_permutex2var_ps(_mm512_loadu_ps(values), *exits, _mm512_loadu_ps(values.add(ROWS))) },
             // SAFETY: as above.
             2 => unsafe {
                 let [a, b, c, d] = [0, 1, 2, 3].map(|i| _mm512_loadu_ps(values.add(ROWS * i)));

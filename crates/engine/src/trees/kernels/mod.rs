@@ -11,8 +11,8 @@ mod avx512;
 mod portable;
 mod walk;
 
-use crate::trees::compiled::{Compiled, Limits, Scored};
-use crate::trees::ensemble::Aggregate;
+use crate::trees::compiled::{Compiled, Limits};
+use crate::trees::ensemble::{Aggregate, Scored};
 use crate::trees::number::Number;
 use crate::trees::scores::{Finish, Score};
 
@@ -240,7 +240,7 @@ impl<T: Computed> Runner<T> {
                 continue;
             }
             for i in 0..len {
-                let scores = compiled.scored.iter().enumerate().map(|(target, scored)| {
+                let scores = compiled.scoring.scored.iter().enumerate().map(|(target, scored)| {
                     let at = target * capacity + i;
                     match scored {
                         Scored::Always => Score { sum: self.sums[at], is_set: true },

@@ -21,8 +21,8 @@ pub(super) fn add<T: Number>(part: &mut Part<'_, T>) {
             match tree.form {
                 Form::Leaf => exits.fill(0),
                 Form::Masks { first, words } => masks(part, block, first, words, &mut exits),
-                Form::Walk { root, less, nan_is_first } => {
-                    walk::exits(part, block, root, less, nan_is_first, &mut exits);
+                Form::Walk { root, tests } => {
+                    walk::exits(part, block, root, tests, &mut exits);
                 }
             }
             add_weights(part, block, tree.weights, &exits);

@@ -14,7 +14,8 @@ fn number(name: &str, default: usize) -> usize {
 fn compare(seed: u64, count: usize, rows: usize) -> usize {
     let mut of_kind: BTreeMap<String, usize> = BTreeMap::new();
     let mut done = 0;
-    for i in 0..count as u64 {
+    let mut failures = Vec::new();
+    'ensembles: for i in 0..count as u64 {
         let seed = seed.wrapping_mul(1_000_003).wrapping_add(i);
         let ensemble = generated(seed);
         let bytes = ensemble.model.encode();
@@ -54,12 +55,11 @@ fn compare(seed: u64, count: usize, rows: usize) -> usize {
                     (Ok(expected), Ok(got)) => {
                         for (a, b) in expected.iter().zip(got) {
                             if let Some(difference) = difference(a, b) {
-                                let mut model = ensemble.model.clone();
-                                let short = |value: &mut String| value.truncate(300);
-                                let mut told: Vec<String> =
-                                    model.attributes.drain(..).map(|(n, a)| format!("{n}: {a:?}")).collect();
-                                told.iter_mut().for_each(short);
-                                panic!("seed {seed} {kernel:?} size {size}: {difference}\n{model:?}\n{}", told.join("\n"));
+                                failures.push(format!(
+                                    "seed {seed} {kernel:?} size {size}: {difference}\n{}",
+                                    ensemble.model.summary()
+                                ));
+                                continue 'ensembles;
                             }
                         }
                     }
@@ -72,6 +72,12 @@ fn compare(seed: u64, count: usize, rows: usize) -> usize {
     for (kind, count) in &of_kind {
         println!("{count:6} {kind}");
     }
+    assert!(
+        failures.is_empty(),
+        "{} ensembles differ:\n{}",
+        failures.len(),
+        failures[..failures.len().min(8)].join("\n")
+    );
     done
 }
 

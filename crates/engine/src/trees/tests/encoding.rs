@@ -1,5 +1,7 @@
 //! Encodes models of one tree-ensemble operator.
 
+use std::collections::BTreeMap;
+
 use crate::onnx::wire::{put, put_number};
 
 /// An attribute of an operator.
@@ -38,6 +40,29 @@ impl ModelOfTrees {
     pub(super) fn set(&mut self, name: &str, attribute: Attribute) {
         self.attributes.retain(|(other, _)| other != name);
         self.attributes.push((name.to_owned(), attribute));
+    }
+
+    /// Describes the model for a failure.
+    pub(super) fn summary(&self) -> String {
+        let mut modes = BTreeMap::new();
+        let mut told = vec![format!("{} {} {:?}", self.operator, self.opset, self.input)];
+        for (name, attribute) in &self.attributes {
+            match attribute {
+                Attribute::Texts(texts) if name == "nodes_modes" => {
+                    texts.iter().for_each(|text| *modes.entry(text.as_str()).or_insert(0) += 1);
+                }
+                Attribute::Texts(_) | Attribute::Text(_) | Attribute::Integer(_) => {
+                    told.push(format!("{name} {attribute:?}"));
+                }
+                Attribute::Floats(v) if name == "base_values" => told.push(format!("{name} {v:?}")),
+                Attribute::ByteTensor(v) => told.push(format!("{name} {v:.60?}")),
+                Attribute::Integers(v) if name == "nodes_missing_value_tracks_true" => {
+                    told.push(format!("missing {}", v.iter().sum::<i64>()));
+                }
+                _ => {}
+            }
+        }
+        format!("{} {modes:?}", told.join(", "))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

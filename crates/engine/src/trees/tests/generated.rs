@@ -49,21 +49,10 @@ struct Node {
     children: Option<(usize, usize)>,
 }
 
-pub(super) const MODES: [&str; 6] =
-    ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"];
+pub(super) const MODES: [&str; 6] = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"];
 
-const SPECIAL: [f64; 10] = [
-    0.0,
-    -0.0,
-    1e-40,
-    -1e-40,
-    f32::MIN_POSITIVE as f64,
-    1.0,
-    f32::MAX as f64,
-    -1e30,
-    f64::INFINITY,
-    16_777_217.0,
-];
+const SPECIAL: [f64; 10] =
+    [0.0, -0.0, 1e-40, -1e-40, f32::MIN_POSITIVE as f64, 1.0, f32::MAX as f64, -1e30, f64::INFINITY, 16_777_217.0];
 
 /// What the trees of an ensemble have in common.
 struct Style {
@@ -276,7 +265,8 @@ fn by_node(dice: &mut Dice, operator: &'static str) -> Generated {
     model.set("post_transform", Attribute::Text(transform.to_owned()));
     if classifier {
         if dice.one_in(3) {
-            let labels = (0..targets).map(|i| dice.of(&["a", "é", "", "long label of a class"]).to_owned() + &i.to_string());
+            let labels =
+                (0..targets).map(|i| dice.of(&["a", "é", "", "long label of a class"]).to_owned() + &i.to_string());
             model.set("classlabels_strings", Attribute::Texts(labels.collect()));
         } else {
             let labels = (0..targets).map(|i| i as i64 * 10 - 7);

@@ -1,1 +1,71 @@
-//! Measures.
+//! Measures compiled ensembles against ONNX Runtime, in one process and by turns. Not a test: it prints a table.
+//!
+//! `TREES_MODELS` lists model files, separated by colons. Each has one input of floats.
+
+use std::time::{Duration, Instant};
+
+use crate::tensor::Column;
+use crate::trees::kernels::Kernel;
+use crate::trees::tests::generated::Dice;
+use crate::trees::tests::{compiled, difference, plain, run};
+
+/// Returns the shortest time for one row, in nanoseconds.
+fn nanoseconds(mut once: impl FnMut(), rows: usize) -> f64 {
+    let mut best = f64::MAX;
+    let began = Instant::now();
+    let mut times = 0;
+    while times < 3 || (began.elapsed() < Duration::from_millis(500) && times < 2000) {
+        let start = Instant::now();
+        once();
+        best = best.min(start.elapsed().as_nanos() as f64 / rows as f64);
+        times += 1;
+    }
+    best
+}
+
+#[test]
+#[ignore = "a measurement: `make trees-speed`"]
+fn speed_of_models() {
+    let paths = std::env::var("TREES_MODELS").unwrap_or_default();
+    let kernels = Kernel::all();
+    print!("{:28} {:>6} {:>12} {:>9}", "model", "rows", "ONNX Runtime", "load");
+    kernels.iter().for_each(|kernel| print!(" {:>10} {:>7} {:>6}", format!("{kernel:?}"), "ratio", "load"));
+    println!();
+    for path in paths.split(':').filter(|p| !p.is_empty()) {
+        let bytes = std::fs::read(path).unwrap();
+        let began = Instant::now();
+        let theirs = plain(&bytes).unwrap();
+        let their_load = began.elapsed();
+        let ours: Vec<_> = kernels
+            .iter()
+            .map(|kernel| {
+                let began = Instant::now();
+                (compiled(&bytes, *kernel).unwrap(), began.elapsed())
+            })
+            .collect();
+        let declared = theirs.declared().unwrap();
+        let [input] = declared.inputs.as_slice() else { panic!("{path} has several inputs") };
+        let width = usize::try_from(*input.dims.last().unwrap()).unwrap();
+        for rows in [1, 16, 256, 4096] {
+            let mut dice = Dice(1);
+            let values = (0..rows * width).map(|_| (dice.below(1 << 20) as f32) / (1 << 20) as f32).collect();
+            let column = Column::Float32(values);
+            let mut outputs = run(&theirs, &input.name, &column, rows).unwrap();
+            let base = nanoseconds(|| outputs = run(&theirs, &input.name, &column, rows).unwrap(), rows);
+            let name = path.rsplit('/').next().unwrap_or(path);
+            print!("{name:28} {rows:6} {base:12.0} {:>7.1}ms", their_load.as_secs_f64() * 1e3);
+            for (session, load) in &ours {
+                let Some(session) = session else {
+                    print!(" {:>25}", "left");
+                    continue;
+                };
+                let mut got = run(session, &input.name, &column, rows).unwrap();
+                let time = nanoseconds(|| got = run(session, &input.name, &column, rows).unwrap(), rows);
+                let same = outputs.iter().zip(&got).all(|(a, b)| difference(a, b).is_none());
+                let load = load.as_secs_f64() / their_load.as_secs_f64();
+                print!(" {time:10.0} {:6.1}x {load:5.2}x{}", base / time, if same { "" } else { " DIFFERENT" });
+            }
+            println!();
+        }
+    }
+}

@@ -78,17 +78,15 @@ fn difference(a: &RawOutput, b: &RawOutput) -> Option<String> {
         at.map(|(row, column, i)| format!("row {row} column {column}: {} and {}", x(i), y(i)))
     };
     match (x, y) {
-        (Column::Float32(x), Column::Float32(y)) => told(
-            first(&|i| x[i].to_bits() != y[i].to_bits()),
-            &|i| format!("{:?} {:x}", x[i], x[i].to_bits()),
-            &|i| format!("{:?} {:x}", y[i], y[i].to_bits()),
-        ),
+        (Column::Float32(x), Column::Float32(y)) => {
+            told(first(&|i| x[i].to_bits() != y[i].to_bits()), &|i| format!("{:?} {:x}", x[i], x[i].to_bits()), &|i| {
+                format!("{:?} {:x}", y[i], y[i].to_bits())
+            })
+        }
         (Column::Float64(x), Column::Float64(y)) => {
-            told(
-                first(&|i| x[i].to_bits() != y[i].to_bits()),
-                &|i| format!("{:?} {:x}", x[i], x[i].to_bits()),
-                &|i| format!("{:?} {:x}", y[i], y[i].to_bits()),
-            )
+            told(first(&|i| x[i].to_bits() != y[i].to_bits()), &|i| format!("{:?} {:x}", x[i], x[i].to_bits()), &|i| {
+                format!("{:?} {:x}", y[i], y[i].to_bits())
+            })
         }
         _ => (x != y).then(|| "labels".to_owned()),
     }
