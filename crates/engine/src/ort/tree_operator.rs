@@ -194,7 +194,7 @@ where
             let mut scores = context.output(0, scores_shape)?.ok_or_else(missing)?;
             let (_, scores) = scores.try_extract_tensor_mut::<O>()?;
             let done = self.runner.run(&self.compiled, rows, count, width, |row, values, _| {
-                write_scores(scores, row, values);
+                write_scores(scores, row * targets, values);
             });
             return done.ok_or_else(no_class);
         };
@@ -204,21 +204,20 @@ where
         if self.texts.is_empty() {
             let (_, label) = label.try_extract_tensor_mut::<i64>()?;
             let scoring: &Scoring = &self.compiled.scoring;
-            let done = self.runner.run(&self.compiled, rows, count, width, |row, values, position| {
-                write_scores(scores, row, values);
-                if let (Some(label), Some(answer)) = (label.get_mut(row), labels.answer(position, scoring)) {
-                    *label = answer;
+            let done = self.runner.run(&self.compiled, rows, count, width, |row, values, positions| {
+                write_scores(scores, row * targets, values);
+                for (label, position) in label.iter_mut().skip(row).zip(positions) {
+                    *label = labels.answer(*position, scoring).unwrap_or_default();
                 }
             });
             return done.ok_or_else(no_class);
         }
         let (texts, places) = (&self.texts, &mut self.places);
         places.clear();
-        let done = self.runner.run(&self.compiled, rows, count, width, |row, values, position| {
-            write_scores(scores, row, values);
-            if let Some(text) = usize::try_from(position).ok().and_then(|p| texts.get(p)) {
-                places.push(text.as_ptr());
-            }
+        let done = self.runner.run(&self.compiled, rows, count, width, |row, values, positions| {
+            write_scores(scores, row * targets, values);
+            let text = |position: &i64| usize::try_from(*position).ok().and_then(|p| texts.get(p));
+            places.extend(positions.iter().filter_map(text).map(|text| text.as_ptr()));
         });
         done.ok_or_else(no_class)?;
         // SAFETY: the output is a text tensor, and ONNX Runtime rejects any number of texts other than its number of
@@ -230,8 +229,7 @@ where
     }
 }
 
-fn write_scores<T: Copy, O: Output<T>>(to: &mut [O], row: usize, values: &[T]) {
-    let start = row * values.len();
+fn write_scores<T: Copy, O: Output<T>>(to: &mut [O], start: usize, values: &[T]) {
     if let Some(to) = to.get_mut(start..start + values.len()) {
         to.iter_mut().zip(values).for_each(|(to, value)| *to = O::of(*value));
     }

@@ -6,7 +6,7 @@
 //! at once. A tree with more leaves has several words, and a split is tested once for each word that it clears bits of.
 //!
 //! **Walk**: from node to node. The work grows with the depth and not with the number of leaves, so it is the form of
-//! large trees.
+//! large trees, and of all trees if there are only few rows.
 
 use crate::trees::Unfit;
 use crate::trees::ensemble::{Ensemble, Scored, Scoring, Weight};
@@ -61,8 +61,8 @@ pub(crate) enum Form {
     Leaf,
     /// The position of the first word, and the number of words.
     Masks { first: u32, words: u32 },
-    /// The position of the root.
-    Walk { root: u32, tests: Tests },
+    /// From the tree's root.
+    Walk(Tests),
 }
 
 /// The tests of a walk.
@@ -91,6 +91,8 @@ pub(crate) enum LeafWeights {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CompiledTree {
     pub(crate) form: Form,
+    /// The position of the root among the stops.
+    pub(crate) root: u32,
     pub(crate) weights: LeafWeights,
 }
 
@@ -117,6 +119,8 @@ pub(crate) struct Compiled<T> {
     /// The largest feature that any node of the model names.
     pub(crate) last_feature: usize,
     pub(crate) has_walks: bool,
+    /// The tests of all trees.
+    pub(crate) tests: Tests,
 }
 
 /// What a kernel is good at.
@@ -145,12 +149,14 @@ impl<T: Number> Compiled<T> {
             any: Vec::new(),
             last_feature: forest.last_feature,
             has_walks: false,
+            tests: Tests::of(&forest.splits),
         };
         let mut dense = Dense::default();
         for tree in &forest.trees {
             let form = compiled.form(forest, tree, limits, &mut dense)?;
+            let root = compiled.walk(forest.splits_of(tree))?;
             let weights = compiled.weights(ensemble, tree)?;
-            compiled.trees.push(CompiledTree { form, weights });
+            compiled.trees.push(CompiledTree { form, root, weights });
         }
         compiled.words.push(position(compiled.stretches.len())?);
         compiled.starts.push(position(compiled.any.len())?);
@@ -164,7 +170,11 @@ impl<T: Number> Compiled<T> {
             return Ok(Form::Leaf);
         }
         let cuts = splits.iter().fold(0_usize, |n, split| n.saturating_add(words_of(split).count()));
-        if cuts > limits.cuts { self.walk(splits) } else { self.masks(splits, dense) }
+        if cuts > limits.cuts {
+            self.has_walks = true;
+            return Ok(Form::Walk(Tests::of(splits)));
+        }
+        self.masks(splits, dense)
     }
 
     fn masks(&mut self, splits: &[Split], dense: &mut Dense) -> Result<Form, Unfit> {
@@ -195,7 +205,8 @@ impl<T: Number> Compiled<T> {
         Ok(Form::Masks { first, words: position(words)? })
     }
 
-    fn walk(&mut self, splits: &[Split]) -> Result<Form, Unfit> {
+    /// Lays out the nodes of a tree. Returns the position of the root.
+    fn walk(&mut self, splits: &[Split]) -> Result<u32, Unfit> {
         let root = self.stops.len();
         let nodes = 2 * splits.len() + 1;
         position(root + nodes)?;
@@ -228,8 +239,7 @@ impl<T: Number> Compiled<T> {
             self.stop_leaves.push(leaf);
             leaf += u32::from(is_leaf);
         }
-        self.has_walks = true;
-        Ok(Form::Walk { root: position(root)?, tests: Tests::of(splits) })
+        position(root)
     }
 
     fn weights(&mut self, ensemble: &Ensemble, tree: &Tree) -> Result<LeafWeights, Unfit> {
@@ -323,6 +333,7 @@ fn position(n: usize) -> Result<u32, Unfit> {
 }
 
 /// Returns a position as an index.
+#[inline(always)]
 pub(crate) fn index(position: u32) -> usize {
     position as usize
 }

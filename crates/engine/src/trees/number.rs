@@ -36,23 +36,28 @@ impl Number for f32 {
     const ONE: Self = 1.0;
 
     #[allow(clippy::cast_possible_truncation, reason = "rounding to the nearest float is what is asked for")]
+    #[inline(always)]
     fn of_double(value: f64) -> Self {
         value as Self
     }
 
+    #[inline(always)]
     fn of_float(value: f32) -> Self {
         value
     }
 
     #[allow(clippy::cast_precision_loss, reason = "as ONNX Runtime converts it")]
+    #[inline(always)]
     fn of_count(value: usize) -> Self {
         value as Self
     }
 
+    #[inline(always)]
     fn to_float(self) -> f32 {
         self
     }
 
+    #[inline(always)]
     fn to_double(self) -> f64 {
         f64::from(self)
     }
@@ -64,24 +69,29 @@ impl Number for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
 
+    #[inline(always)]
     fn of_double(value: f64) -> Self {
         value
     }
 
+    #[inline(always)]
     fn of_float(value: f32) -> Self {
         Self::from(value)
     }
 
     #[allow(clippy::cast_precision_loss, reason = "as ONNX Runtime converts it")]
+    #[inline(always)]
     fn of_count(value: usize) -> Self {
         value as Self
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "rounding to the nearest float is what is asked for")]
+    #[inline(always)]
     fn to_float(self) -> f32 {
         self as f32
     }
 
+    #[inline(always)]
     fn to_double(self) -> f64 {
         self
     }

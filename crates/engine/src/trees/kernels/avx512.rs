@@ -51,11 +51,15 @@ fn add_tree<const K: usize>(part: &mut Part<'_, f32>, block: usize, tree: &Compi
             words = count;
             masks(part, block, first, count)
         }
-        Form::Walk { root, tests } => {
+        Form::Walk(tests) => {
             let mut exits = [0; LANES];
-            walk::exits(part, block, root, tests, &mut exits);
-            // SAFETY: `exits` has the rows of four registers.
-            std::array::from_fn(|k| unsafe { _mm512_loadu_si512(exits.as_ptr().add(ROWS * k).cast()) })
+            walk::exits(part, block, tree.root, tests, &mut exits);
+            let mut registers = [_mm512_setzero_si512(); K];
+            for (k, register) in registers.iter_mut().enumerate() {
+                // SAFETY: `exits` has the rows of four registers.
+                *register = unsafe { _mm512_loadu_si512(exits.as_ptr().add(ROWS * k).cast()) };
+            }
+            registers
         }
     };
     let Compiled { targets, .. } = part.compiled;
@@ -152,7 +156,8 @@ fn add_values<const K: usize>(
             1 => unsafe { _mm512_permutex2var_ps(_mm512_loadu_ps(values), *exits, _mm512_loadu_ps(values.add(ROWS))) },
             // SAFETY: as above.
             2 => unsafe {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| _mm512_loadu_ps(values.add(ROWS * i)));
+                let (a, b) = (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(ROWS)));
+                let (c, d) = (_mm512_loadu_ps(values.add(2 * ROWS)), _mm512_loadu_ps(values.add(3 * ROWS)));
                 let is_high = _mm512_test_epi32_mask(*exits, _mm512_set1_epi32(32));
                 let low = _mm512_permutex2var_ps(a, *exits, b);
                 _mm512_mask_mov_ps(low, is_high, _mm512_permutex2var_ps(c, *exits, d))

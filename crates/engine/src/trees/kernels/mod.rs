@@ -25,6 +25,9 @@ const PART: usize = 256;
 /// The number of rows of a part, if a tree needs a walk. Such trees are large, so they are read less often.
 const PART_OF_WALKS: usize = 1024;
 
+/// The most rows that are faster walked through all trees than tested with masks, as measured.
+const FEW: usize = 4;
+
 /// The most memory for the columns of a part, in bytes.
 const COLUMNS: usize = 256 << 10;
 
@@ -72,8 +75,8 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Limits { cuts: 512 },
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Limits { cuts: 192 },
-            Self::Portable => Limits { cuts: 64 },
+            Self::Avx2 => Limits { cuts: 320 },
+            Self::Portable => Limits { cuts: 96 },
         }
     }
 }
@@ -167,6 +170,7 @@ pub(crate) struct Runner<T> {
     sums: Vec<T>,
     set: Vec<bool>,
     outputs: Vec<T>,
+    labels: Vec<i64>,
     finish: Finish<T>,
 }
 
@@ -182,23 +186,26 @@ impl<T: Computed> Runner<T> {
             converted: Vec::new(),
             sums: Vec::new(),
             set: Vec::new(),
-            outputs: vec![T::ZERO; compiled.scoring.targets],
+            outputs: Vec::new(),
+            labels: Vec::new(),
             finish: Finish::new(&compiled.scoring),
         }
     }
 
-    /// Computes rows. Calls `write` for each row with its position, its scores and the position of its label. Returns
-    /// `None` if a classifier finds no class with a score. `width` is larger than every feature of the ensemble.
+    /// Computes rows. Calls `write` for each part with the position of its first row, its scores row by row, and the
+    /// positions of its labels if it is a classifier. Returns `None` if a classifier finds no class with a score. `width`
+    /// is larger than every feature of the ensemble.
     pub(crate) fn run(
         &mut self,
         compiled: &Compiled<T>,
         rows: Rows<'_>,
         count: usize,
         width: usize,
-        mut write: impl FnMut(usize, &[T], i64),
+        mut write: impl FnMut(usize, &[T], &[i64]),
     ) -> Option<()> {
         let targets = compiled.scoring.targets;
-        // A single row does not need the memory of a whole part.
+        let is_few = count <= FEW;
+        // Few rows do not need the memory of a whole part.
         let capacity = self.capacity.min(count.next_multiple_of(LANES));
         let initial = match compiled.scoring.aggregate {
             Aggregate::Sum | Aggregate::Average => T::ZERO,
@@ -215,7 +222,9 @@ impl<T: Computed> Runner<T> {
                     self.converted.as_slice()
                 }
             };
-            fill_columns(&mut self.columns, input, width, len, &compiled.features);
+            if !is_few {
+                fill_columns(&mut self.columns, input, width, len, &compiled.features);
+            }
             self.sums.clear();
             self.sums.resize(targets * capacity, initial);
             if compiled.has_sometimes() {
@@ -232,14 +241,20 @@ impl<T: Computed> Runner<T> {
                 set: &mut self.set,
                 capacity,
             };
-            T::add_trees(self.kernel, &mut part);
+            if is_few {
+                walk::add_few(&mut part);
+            } else {
+                T::add_trees(self.kernel, &mut part);
+            }
             if targets == 1 {
-                for (i, sum) in self.sums.iter().take(len).enumerate() {
-                    write(start + i, &[self.finish.single(&compiled.scoring, *sum)], 0);
-                }
+                let sums = &mut self.sums[..len];
+                sums.iter_mut().for_each(|sum| *sum = self.finish.single(&compiled.scoring, *sum));
+                write(start, sums, &[]);
                 continue;
             }
-            for i in 0..len {
+            self.outputs.resize(len * targets, T::ZERO);
+            self.labels.clear();
+            for (i, outputs) in self.outputs.chunks_exact_mut(targets).enumerate() {
                 let scores = compiled.scoring.scored.iter().enumerate().map(|(target, scored)| {
                     let at = target * capacity + i;
                     match scored {
@@ -249,9 +264,9 @@ impl<T: Computed> Runner<T> {
                         Scored::Sometimes => Score { sum: T::ZERO, is_set: false },
                     }
                 });
-                let label = self.finish.several(&compiled.scoring, scores, &mut self.outputs)?;
-                write(start + i, &self.outputs, label);
+                self.labels.push(self.finish.several(&compiled.scoring, scores, outputs)?);
             }
+            write(start, &self.outputs, &self.labels);
         }
         Some(())
     }

@@ -21,8 +21,8 @@ pub(super) fn add<T: Number>(part: &mut Part<'_, T>) {
             match tree.form {
                 Form::Leaf => exits.fill(0),
                 Form::Masks { first, words } => masks(part, block, first, words, &mut exits),
-                Form::Walk { root, tests } => {
-                    walk::exits(part, block, root, tests, &mut exits);
+                Form::Walk(tests) => {
+                    walk::exits(part, block, tree.root, tests, &mut exits);
                 }
             }
             add_weights(part, block, tree.weights, &exits);
@@ -81,7 +81,8 @@ fn clear<T: Number>(
         let start = index(cut.feature) * LANES + group;
         let Some(column) = columns.get(start..start + GROUP) else { return };
         for i in 0..GROUP {
-            mask[i] &= if is_second(column[i], cut.threshold) { cut.mask } else { u32::MAX };
+            // Without a branch, so that the loop is vectorised.
+            mask[i] &= cut.mask | u32::from(is_second(column[i], cut.threshold)).wrapping_sub(1);
         }
     }
 }
@@ -89,7 +90,7 @@ fn clear<T: Number>(
 /// Adds the weights of the leaves of a block to the sums.
 #[inline(always)]
 pub(super) fn add_weights<T: Number>(part: &mut Part<'_, T>, block: usize, weights: LeafWeights, exits: &[u32; LANES]) {
-    let Compiled { values, targets, starts, any, scoring, .. } = part.compiled;
+    let Compiled { values, targets, scoring, .. } = part.compiled;
     let (first, rows) = (block * LANES, (part.rows - block * LANES).min(LANES));
     match weights {
         LeafWeights::One { target, values: start } => {
@@ -105,28 +106,45 @@ pub(super) fn add_weights<T: Number>(part: &mut Part<'_, T>, block: usize, weigh
                 add_values(scoring.aggregate, sums, &values[index(start) + i * index(stride)..], exits);
             }
         }
-        LeafWeights::Any { first: first_leaf } => {
+        LeafWeights::Any { .. } => {
             for (i, exit) in exits.iter().take(rows).enumerate() {
-                let leaf = index(first_leaf) + index(*exit);
-                for (target, value) in &any[index(starts[leaf])..index(starts[leaf + 1])] {
-                    let at = index(*target) * part.capacity + first + i;
-                    part.sums[at] = aggregate(scoring.aggregate, part.sums[at], *value);
-                    if let Some(set) = part.set.get_mut(at) {
-                        *set = true;
-                    }
-                }
+                add_weights_of_row(part, first + i, weights, *exit);
             }
         }
     }
 }
 
 #[inline(always)]
-fn add_values<T: Number>(aggregate: Aggregate, sums: &mut [T], values: &[T], exits: &[u32; LANES]) {
-    let each = sums.iter_mut().zip(exits);
-    match aggregate {
-        Aggregate::Sum | Aggregate::Average => each.for_each(|(sum, exit)| *sum = *sum + values[index(*exit)]),
-        Aggregate::Min => each.for_each(|(sum, exit)| *sum = lesser(*sum, values[index(*exit)])),
-        Aggregate::Max => each.for_each(|(sum, exit)| *sum = greater(*sum, values[index(*exit)])),
+fn add_values<T: Number>(by: Aggregate, sums: &mut [T], values: &[T], exits: &[u32; LANES]) {
+    for i in 0..sums.len().min(LANES) {
+        sums[i] = aggregate(by, sums[i], values[index(exits[i])]);
+    }
+}
+
+/// Adds the weights of one leaf to the sums of a row.
+#[inline(always)]
+pub(super) fn add_weights_of_row<T: Number>(part: &mut Part<'_, T>, row: usize, weights: LeafWeights, exit: u32) {
+    let Compiled { values, targets, starts, any, scoring, .. } = part.compiled;
+    let mut add = |target: u32, value: T| {
+        let at = index(target) * part.capacity + row;
+        part.sums[at] = aggregate(scoring.aggregate, part.sums[at], value);
+        if let Some(set) = part.set.get_mut(at) {
+            *set = true;
+        }
+    };
+    match weights {
+        LeafWeights::One { target, values: start } => add(target, values[index(start) + index(exit)]),
+        LeafWeights::Same { targets: first, count, values: start, stride } => {
+            for (i, target) in targets[index(first)..index(first) + index(count)].iter().enumerate() {
+                add(*target, values[index(start) + i * index(stride) + index(exit)]);
+            }
+        }
+        LeafWeights::Any { first } => {
+            let leaf = index(first) + index(exit);
+            for (target, value) in &any[index(starts[leaf])..index(starts[leaf + 1])] {
+                add(*target, *value);
+            }
+        }
     }
 }
 
