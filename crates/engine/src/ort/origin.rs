@@ -9,8 +9,13 @@ use ort::session::builder::SessionBuilder;
 
 use crate::error::Result;
 use crate::onnx::categories::{self, Categories};
-use crate::ort::environment::load_error;
+use crate::options::{Options, Trees};
+use crate::ort::environment::{Config, load_error, prepare};
+use crate::ort::session::Session;
+use crate::ort::tree_operator::{self, Ensembles};
 use crate::ort::weights::{SharedBytes, with_external};
+use crate::trees::kernels::Kernel;
+use crate::trees::rewriting::{self, Rewritten};
 
 /// The source of a session's bytes.
 pub(crate) enum Origin<'a> {
@@ -18,6 +23,16 @@ pub(crate) enum Origin<'a> {
     File(&'a Path),
     /// A model whose tree ensembles are replaced, and the operators that replace them.
     Trees(&'a [u8], Vec<(String, SharedBytes)>, Arc<OperatorDomain>),
+}
+
+/// A session of ONNX Runtime, and how its model was rewritten.
+pub(crate) struct Opened {
+    pub(crate) inner: ort::session::Session,
+    /// ONNX Runtime's message, if the device `auto` fell back to the CPU.
+    pub(crate) fallback: Option<String>,
+    pub(crate) categories: Vec<Categories>,
+    /// The number of tree ensembles that are compiled.
+    pub(crate) trees: usize,
 }
 
 /// The largest model file that is rewritten, in bytes. Larger models do not predict from tables and are loaded
@@ -48,6 +63,37 @@ impl Origin<'_> {
     /// categories. Returns `None` if there is no such input or the model cannot be rewritten.
     pub(crate) fn by_number(&self, model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
         self.external().is_empty().then(|| categories::rewritten(model))?
+    }
+
+    /// Creates the session from the model rewritten as far as ONNX Runtime accepts it.
+    pub(crate) fn open(&self, options: &Options, config: &Config) -> Result<Opened> {
+        let model = self.model();
+        let (model, categories) = match model.as_ref().and_then(|model| self.by_number(model)) {
+            Some((model, categories)) => (Some(Cow::Owned(model)), categories),
+            None => (model, Vec::new()),
+        };
+        let compiled = match model.as_deref().filter(|_| options.trees == Trees::Compiled) {
+            Some(model) => rewriting::rewritten(model)?,
+            None => None,
+        };
+        if let Some(Rewritten { model, ensembles }) = compiled {
+            let trees = ensembles.len();
+            prepare(config)?;
+            let ensembles = Ensembles::new(ensembles, Kernel::fastest());
+            let origin = Origin::Trees(&model, self.external().to_vec(), tree_operator::domain(&ensembles)?);
+            let opened = Session::open(&origin, config);
+            ensembles.release();
+            if let Ok((inner, fallback)) = opened {
+                return Ok(Opened { inner, fallback, categories, trees });
+            }
+        }
+        if let Some(model) = model.filter(|_| !categories.is_empty())
+            && let Ok((inner, fallback)) = Session::open(&Origin::Memory(&model, Vec::new()), config)
+        {
+            return Ok(Opened { inner, fallback, categories, trees: 0 });
+        }
+        let (inner, fallback) = Session::open(self, config)?;
+        Ok(Opened { inner, fallback, categories: Vec::new(), trees: 0 })
     }
 
     /// Adds the weights to the builder and creates the session.

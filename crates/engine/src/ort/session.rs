@@ -18,20 +18,17 @@ use crate::error::{Error, Result};
 use crate::file_cache::{FileEntry, Files};
 use crate::onnx::categories::Categories;
 use crate::onnx::content::Content;
-use crate::options::{Options, Trees};
+use crate::options::Options;
 use crate::ort::denormals::without_denormals;
-use crate::ort::environment::{Config, builder, device_error, load_error, prepare, with_cuda};
-use crate::ort::origin::Origin;
+use crate::ort::environment::{Config, builder, device_error, load_error, with_cuda};
+use crate::ort::origin::{Opened, Origin};
 use crate::ort::stop::Stop;
 use crate::ort::string_tensor::string_tensor;
-use crate::ort::tree_operator;
 use crate::ort::values::{Feed, RawOutput, got, tensor};
 use crate::ort::weights::SharedBytes;
 use crate::signature::Source;
 use crate::tensor::Column;
 use crate::text::Text;
-use crate::trees::kernels::Kernel;
-use crate::trees::rewriting::{self, Rewritten};
 use crate::version::Version;
 
 /// A version loaded in ONNX Runtime.
@@ -53,14 +50,6 @@ pub struct Session {
     pub(crate) card: Option<i32>,
     /// The reason why the version could not be stored in the file cache, if that failed.
     pub(crate) uncached: Option<String>,
-}
-
-/// A session of ONNX Runtime, and how its model was rewritten.
-struct Opened {
-    inner: ort::session::Session,
-    fallback: Option<String>,
-    categories: Vec<Categories>,
-    trees: usize,
 }
 
 impl Session {
@@ -128,7 +117,7 @@ impl Session {
         bytes: usize,
     ) -> Result<Self> {
         let mut text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
-        let Opened { inner, fallback, categories, trees } = Self::open_fastest(origin, options, config)?;
+        let Opened { inner, fallback, categories, trees } = origin.open(options, config)?;
         let card = match config.device {
             Device::Cpu => None,
             Device::Cuda(id) => Some(id),
@@ -155,37 +144,6 @@ impl Session {
             fallback,
             uncached: None,
         })
-    }
-
-    /// Creates the session from the model rewritten as far as ONNX Runtime accepts it.
-    fn open_fastest(origin: &Origin<'_>, options: &Options, config: &Config) -> Result<Opened> {
-        let model = origin.model();
-        let numbered = model.as_ref().and_then(|model| origin.by_number(model));
-        let (model, categories) = match numbered {
-            Some((model, categories)) => (Some(Cow::Owned(model)), categories),
-            None => (model, Vec::new()),
-        };
-        let compiled = match model.as_deref().filter(|_| options.trees == Trees::Compiled) {
-            Some(model) => rewriting::rewritten(model)?,
-            None => None,
-        };
-        if let Some(Rewritten { model, ensembles }) = compiled {
-            let trees = ensembles.len();
-            prepare(config)?;
-            let operators = tree_operator::domain(ensembles, Kernel::fastest())?;
-            let origin = Origin::Trees(&model, origin.external().to_vec(), operators);
-            if let Ok((inner, fallback)) = Self::open(&origin, config) {
-                return Ok(Opened { inner, fallback, categories, trees });
-            }
-        }
-        if !categories.is_empty()
-            && let Some(model) = model
-            && let Ok((inner, fallback)) = Self::open(&Origin::Memory(&model, Vec::new()), config)
-        {
-            return Ok(Opened { inner, fallback, categories, trees: 0 });
-        }
-        let (inner, fallback) = Self::open(origin, config)?;
-        Ok(Opened { inner, fallback, categories: Vec::new(), trees: 0 })
     }
 
     /// Creates the session. Also returns the reason if the device `auto` fell back to the CPU.

@@ -22,10 +22,21 @@ use crate::trees::ensemble::{Ensemble, Labels, Operator, Scoring};
 use crate::trees::kernels::{Computed, Kernel, Rows, Runner};
 use crate::trees::rewriting::{DOMAIN, POSITION};
 
-/// The ensembles of one session. Each is taken by the operator that compiles it.
-struct Ensembles {
+/// The ensembles of one session, for the operators that compile them.
+pub(crate) struct Ensembles {
     kernel: Kernel,
-    waiting: Mutex<Vec<Option<Ensemble>>>,
+    waiting: Mutex<Vec<Arc<Ensemble>>>,
+}
+
+impl Ensembles {
+    pub(crate) fn new(ensembles: Vec<Ensemble>, kernel: Kernel) -> Arc<Self> {
+        Arc::new(Self { kernel, waiting: Mutex::new(ensembles.into_iter().map(Arc::new).collect()) })
+    }
+
+    /// Frees the ensembles. Call this after the session was created.
+    pub(crate) fn release(&self) {
+        *self.waiting.lock() = Vec::new();
+    }
 }
 
 /// An operator for one type of input.
@@ -37,8 +48,8 @@ struct TreeOperator {
 }
 
 /// Creates the operators for the ensembles of a session.
-pub(crate) fn domain(ensembles: Vec<Ensemble>, kernel: Kernel) -> Result<Arc<OperatorDomain>> {
-    let ensembles = Arc::new(Ensembles { kernel, waiting: Mutex::new(ensembles.into_iter().map(Some).collect()) });
+#[allow(clippy::arc_with_non_send_sync, reason = "`ort` takes the domain in an `Arc`")]
+pub(crate) fn domain(ensembles: &Arc<Ensembles>) -> Result<Arc<OperatorDomain>> {
     let failed = |e: ort::Error| Error::InvalidModel { reason: e.message().to_owned() };
     let mut domain = OperatorDomain::new(DOMAIN).map_err(failed)?;
     let floats = [TensorElementType::Float32, TensorElementType::Float64].as_slice();
@@ -51,7 +62,7 @@ pub(crate) fn domain(ensembles: Vec<Ensemble>, kernel: Kernel) -> Result<Arc<Ope
         (Operator::Ensemble, false, floats),
     ] {
         for input in inputs {
-            let ensembles = Arc::clone(&ensembles);
+            let ensembles = Arc::clone(ensembles);
             domain = domain.add(TreeOperator { operator, texts, input: *input, ensembles }).map_err(failed)?;
         }
     }
@@ -86,7 +97,7 @@ impl OrtOperator for TreeOperator {
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<BoxedKernel<'a>> {
         let position = context.get::<i64>(POSITION).and_then(|p| usize::try_from(p).ok());
-        let ensemble = position.and_then(|p| self.ensembles.waiting.lock().get_mut(p)?.take());
+        let ensemble = position.and_then(|p| self.ensembles.waiting.lock().get(p).cloned());
         let ensemble = ensemble.ok_or_else(|| failed("no such tree ensemble"))?;
         let kernel = self.ensembles.kernel;
         let create = || -> ort::Result<BoxedKernel<'a>> {
@@ -116,12 +127,8 @@ struct TreeKernel<I, T, O> {
     runner: Runner<T>,
     rows: fn(&[I]) -> Rows<'_>,
     texts: Vec<CString>,
-    places: Vec<*const c_char>,
-    output: std::marker::PhantomData<O>,
+    output: std::marker::PhantomData<fn() -> O>,
 }
-
-// SAFETY: `places` points into `texts`, and is empty between two runs.
-unsafe impl<I, T: Send, O> Send for TreeKernel<I, T, O> {}
 
 /// A type of scores.
 trait Output<T>: PrimitiveTensorElementType + Copy {
@@ -166,7 +173,7 @@ where
         };
         let texts = texts.map_err(|_| failed("a label contains a zero byte"))?;
         let runner = Runner::new(&compiled, kernel);
-        Ok(Self { compiled, runner, rows, texts, places: Vec::new(), output: std::marker::PhantomData })
+        Ok(Self { compiled, runner, rows, texts, output: std::marker::PhantomData })
     }
 
     fn run(&mut self, context: &ComputeContext) -> ort::Result<()> {
@@ -212,8 +219,9 @@ where
             });
             return done.ok_or_else(no_class);
         }
-        let (texts, places) = (&self.texts, &mut self.places);
-        places.clear();
+        let texts = &self.texts;
+        let mut places: Vec<*const c_char> = Vec::new();
+        places.try_reserve_exact(count).map_err(|_| failed("out of memory for the labels of a tree ensemble"))?;
         let done = self.runner.run(&self.compiled, rows, count, width, |row, values, positions| {
             write_scores(scores, row * targets, values);
             let text = |position: &i64| usize::try_from(*position).ok().and_then(|p| texts.get(p));
@@ -222,10 +230,10 @@ where
         done.ok_or_else(no_class)?;
         // SAFETY: the output is a text tensor, and ONNX Runtime rejects any number of texts other than its number of
         // elements. Each pointer is the beginning of a text in `self.texts`, which ends with a zero byte.
-        let status = unsafe { ortsys![FillStringTensor](label.ptr().cast_mut(), places.as_ptr(), places.len()) };
-        places.clear();
-        // SAFETY: `status` was returned by ONNX Runtime just now, and is used once.
-        unsafe { ort::Error::result_from_status(status) }
+        unsafe {
+            let status = ortsys![FillStringTensor](label.ptr().cast_mut(), places.as_ptr(), places.len());
+            ort::Error::result_from_status(status)
+        }
     }
 }
 

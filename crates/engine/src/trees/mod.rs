@@ -9,6 +9,7 @@ pub(crate) mod compiled;
 pub(crate) mod ensemble;
 pub(crate) mod forest;
 pub(crate) mod kernels;
+pub(crate) mod node_places;
 pub(crate) mod number;
 pub(crate) mod rewriting;
 pub(crate) mod scores;

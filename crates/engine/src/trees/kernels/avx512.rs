@@ -151,8 +151,8 @@ fn add_values<const K: usize>(
     let values = part.compiled.values[values..].as_ptr();
     let sums = &mut part.sums[target * part.capacity + block * LANES..][..LANES];
     for (exits, sums) in exits.iter().zip(sums.chunks_exact_mut(ROWS)) {
-        // SAFETY: the values of a tree of one or two words are padded to whole words.
         let value = match words {
+            // SAFETY: the values of a tree of one or two words are padded to whole words.
             1 => unsafe { _mm512_permutex2var_ps(_mm512_loadu_ps(values), *exits, _mm512_loadu_ps(values.add(ROWS))) },
             // SAFETY: as above.
             2 => unsafe {

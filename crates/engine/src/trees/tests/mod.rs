@@ -5,9 +5,9 @@ mod encoding;
 mod generated;
 mod hostile;
 mod measured;
+mod models;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::ort::origin::Origin;
 use crate::ort::session::Session;
 use crate::ort::stop::Stop;
-use crate::ort::tree_operator;
+use crate::ort::tree_operator::{self, Ensembles};
 use crate::ort::values::{Feed, RawOutput};
 use crate::tensor::Column;
 use crate::tests::config;
@@ -49,8 +49,10 @@ fn plain(model: &[u8]) -> Result<Session> {
 fn compiled(model: &[u8], kernel: Kernel) -> Result<Option<Session>> {
     let Some(rewritten) = rewritten(model)? else { return Ok(None) };
     crate::ort::environment::prepare(&config(Device::Cpu))?;
-    let operators = tree_operator::domain(rewritten.ensembles, kernel)?;
-    session(&Origin::Trees(&rewritten.model, Vec::new(), Arc::clone(&operators))).map(Some)
+    let ensembles = Ensembles::new(rewritten.ensembles, kernel);
+    let opened = session(&Origin::Trees(&rewritten.model, Vec::new(), tree_operator::domain(&ensembles)?));
+    ensembles.release();
+    opened.map(Some)
 }
 
 /// Runs rows of the only input.

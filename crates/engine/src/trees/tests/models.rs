@@ -1,0 +1,73 @@
+//! Whole models give the same through compiled trees, and declare the same.
+
+use crate::batch::{Batch, Shapes};
+use crate::device::Device;
+use crate::onnx::content::Content;
+use crate::options::{Options, Trees};
+use crate::ort::session::Session;
+use crate::ort::stop::Stop;
+use crate::signature::Signature;
+use crate::tensor::{Column, Strings};
+use crate::tests::{config, model, work_of};
+use crate::trees::tests::generated::Dice;
+
+/// The models of the repository with trees, and the number of their ensembles.
+const MODELS: [(&str, usize); 6] = [
+    ("models/credit.onnx", 0),
+    ("models/late.onnx", 1),
+    ("models/diamonds.onnx", 1),
+    ("tests/reference/models/credit_isoforest.onnx", 50),
+    ("tests/reference/models/credit_lgbm.onnx", 1),
+    ("tests/reference/models/credit_lgbm_zipmap.onnx", 1),
+];
+
+fn options(trees: Trees) -> Options {
+    Options { trees, ..Options::default() }
+}
+
+#[test]
+fn models_give_and_declare_the_same_with_compiled_trees() {
+    for (path, trees) in MODELS {
+        let [compiled, plain] =
+            [Trees::Compiled, Trees::OnnxRuntime].map(|t| work_of(&options(t), Content::of(model(path))));
+        assert_eq!((compiled.session.trees, plain.session.trees), (trees, 0), "{path}");
+        let (ours, theirs) = (compiled.session.declared().unwrap(), plain.session.declared().unwrap());
+        assert_eq!(format!("{:?}", ours.inputs), format!("{:?}", theirs.inputs), "{path}");
+        assert_eq!(format!("{:?}", ours.outputs), format!("{:?}", theirs.outputs), "{path}");
+        let [ours, theirs] = [&compiled, &plain].map(|work| {
+            let mut signature = work.version.signature.clone();
+            signature.metadata.remove("compiled_trees");
+            let Signature { inputs, outputs, batch_sensitive, verified, metadata, .. } = signature;
+            (inputs, outputs, batch_sensitive, verified, metadata)
+        });
+        assert_eq!(ours, theirs, "{path}");
+        let mut dice = Dice(3);
+        for rows in [1, 3, 70, 500] {
+            let inputs = &compiled.version.signature.inputs;
+            let columns = inputs.iter().map(|input| {
+                let width = input.width().unwrap();
+                match input.element {
+                    crate::tensor::ElementType::String => {
+                        let mut texts = Strings::default();
+                        (0..rows * width).for_each(|_| texts.push(dice.of(&["", "a", "JFK", "AA", "home"])));
+                        Column::String(texts)
+                    }
+                    _ => Column::Float32((0..rows * width).map(|_| dice.below(1000) as f32 / 10.0 - 20.0).collect()),
+                }
+            });
+            let columns: Vec<Column> = columns.collect();
+            let shapes = inputs.iter().map(|input| Shapes::Same(input.shape.iter().map(|d| d.unwrap()).collect()));
+            let batch = Batch { rows, columns, shapes: shapes.collect() };
+            let [ours, theirs] =
+                [&compiled, &plain].map(|work| work.run(&batch, &Stop::new().unwrap()).unwrap().values);
+            assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{path} {rows}");
+        }
+    }
+}
+
+#[test]
+fn trees_are_compiled_in_models_whose_texts_become_numbers_too() {
+    let bytes = model("models/late.onnx");
+    let session = Session::load(Content::of(bytes), &Options::default(), &config(Device::Cpu)).unwrap();
+    assert_eq!((session.trees, session.categories.len()), (1, 3));
+}
