@@ -1,13 +1,20 @@
 //! Measures compiled ensembles against ONNX Runtime, in one process and by turns. Not a test: it prints a table.
 //!
-//! `TREES_MODELS` lists model files, separated by colons. Each has one input of floats.
+//! `TREES_MODELS` lists model files, separated by colons. Each has one input of floats or
+//! doubles.
 
 use std::time::{Duration, Instant};
 
-use crate::tensor::Column;
+use crate::onnx::content::Content;
+use crate::options::{Options, Trees};
+use crate::ort::stop::Stop;
+use crate::tensor::{Column, ElementType};
+use crate::tests::{ask, model, work_of};
 use crate::trees::kernels::Kernel;
 use crate::trees::tests::generated::Dice;
+use crate::trees::tests::models::batch_of;
 use crate::trees::tests::{compiled, difference, plain, run};
+use crate::validation::ValidationResult;
 
 /// Returns the time for one row, in nanoseconds: the shortest of several groups of runs.
 fn nanoseconds(mut once: impl FnMut(), rows: usize) -> f64 {
@@ -22,6 +29,39 @@ fn nanoseconds(mut once: impl FnMut(), rows: usize) -> f64 {
         times += 1;
     }
     best
+}
+
+#[test]
+#[ignore = "a measurement: one process for each value of `TREES`, \"compiled\" or \"onnxruntime\""]
+fn memory_of_models() {
+    let paths = std::env::var("TREES_MODELS").unwrap_or_default();
+    let options = Options::parse(&serde_json::json!({"trees": std::env::var("TREES").unwrap()})).unwrap();
+    for path in paths.split(':').filter(|p| !p.is_empty()) {
+        let bytes = std::fs::read(path).unwrap();
+        let size = bytes.len();
+        match ask(&options, Content::of(bytes)) {
+            ValidationResult::Signature(signature) => {
+                let (of_session, mib) = (signature.session_bytes as f64, 1024.0 * 1024.0);
+                let ratio = of_session / size as f64;
+                println!("{path} {:.1} MiB, session {:.1} MiB, {ratio:.2}x", size as f64 / mib, of_session / mib);
+            }
+            other => println!("{path} {other:?}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_flights() {
+    let rows = 4096;
+    for trees in [Trees::OnnxRuntime, Trees::Compiled] {
+        let options = Options { trees, ..Options::default() };
+        let work = work_of(&options, Content::of(model("models/late.onnx")));
+        let batch = batch_of(&work, rows, &mut Dice(1), &["AA", "UA", "JFK", "EWR", "LGA", "ATL", "B6", "LAX"]);
+        let stop = Stop::new().unwrap();
+        let time = nanoseconds(|| drop(work.run(&batch, &stop).unwrap()), rows);
+        println!("flights {trees:?}: {time:.0} ns per row");
+    }
 }
 
 #[test]
@@ -51,8 +91,13 @@ fn speed_of_models() {
             // Few rows are others each time, or the branch predictors would learn them.
             let mut dice = Dice(1);
             let batches: Vec<Column> = (0..(512 / rows).max(1))
-                .map(|_| (0..rows * width).map(|_| (dice.below(1 << 20) as f32) / (1 << 20) as f32).collect())
-                .map(Column::Float32)
+                .map(|_| {
+                    let mut value = || (dice.below(1 << 20) as f32) / (1 << 20) as f32;
+                    match input.element {
+                        ElementType::Float64 => Column::Float64((0..rows * width).map(|_| value().into()).collect()),
+                        _ => Column::Float32((0..rows * width).map(|_| value()).collect()),
+                    }
+                })
                 .collect();
             let mut next = (0..batches.len()).cycle();
             let mut batch = || &batches[next.next().unwrap()];

@@ -6,8 +6,9 @@ use crate::onnx::content::Content;
 use crate::options::{Options, Trees};
 use crate::ort::session::Session;
 use crate::ort::stop::Stop;
-use crate::signature::Signature;
-use crate::tensor::{Column, Strings};
+use crate::run::RunContext;
+use crate::signature::{Input, Signature};
+use crate::tensor::{Column, ElementType, Strings};
 use crate::tests::{config, model, work_of};
 use crate::trees::tests::generated::Dice;
 
@@ -20,6 +21,23 @@ const MODELS: [(&str, usize); 6] = [
     ("tests/reference/models/credit_lgbm.onnx", 1),
     ("tests/reference/models/credit_lgbm_zipmap.onnx", 1),
 ];
+
+/// Makes rows with these texts, and other numbers.
+pub(super) fn batch_of(work: &RunContext, rows: usize, dice: &mut Dice, texts: &[&str]) -> Batch {
+    let inputs = &work.version.signature.inputs;
+    let mut column = |input: &Input| {
+        let count = rows * input.width().unwrap();
+        if input.element == ElementType::String {
+            let mut column = Strings::default();
+            (0..count).for_each(|_| column.push(dice.of(texts)));
+            return Column::String(column);
+        }
+        Column::Float32((0..count).map(|_| dice.below(1000) as f32 / 10.0 - 20.0).collect())
+    };
+    let columns = inputs.iter().map(&mut column).collect();
+    let shapes = inputs.iter().map(|input| Shapes::Same(input.shape.iter().map(|d| d.unwrap()).collect()));
+    Batch { rows, columns, shapes: shapes.collect() }
+}
 
 fn options(trees: Trees) -> Options {
     Options { trees, ..Options::default() }
@@ -43,21 +61,7 @@ fn models_give_and_declare_the_same_with_compiled_trees() {
         assert_eq!(ours, theirs, "{path}");
         let mut dice = Dice(3);
         for rows in [1, 3, 70, 500] {
-            let inputs = &compiled.version.signature.inputs;
-            let columns = inputs.iter().map(|input| {
-                let width = input.width().unwrap();
-                match input.element {
-                    crate::tensor::ElementType::String => {
-                        let mut texts = Strings::default();
-                        (0..rows * width).for_each(|_| texts.push(dice.of(&["", "a", "JFK", "AA", "home"])));
-                        Column::String(texts)
-                    }
-                    _ => Column::Float32((0..rows * width).map(|_| dice.below(1000) as f32 / 10.0 - 20.0).collect()),
-                }
-            });
-            let columns: Vec<Column> = columns.collect();
-            let shapes = inputs.iter().map(|input| Shapes::Same(input.shape.iter().map(|d| d.unwrap()).collect()));
-            let batch = Batch { rows, columns, shapes: shapes.collect() };
+            let batch = batch_of(&compiled, rows, &mut dice, &["", "a", "JFK", "AA", "home"]);
             let [ours, theirs] =
                 [&compiled, &plain].map(|work| work.run(&batch, &Stop::new().unwrap()).unwrap().values);
             assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{path} {rows}");
