@@ -73,7 +73,11 @@ impl Origin<'_> {
             None => (model, Vec::new()),
         };
         let compiled = match model.as_deref().filter(|_| options.trees == Trees::Compiled) {
-            Some(model) => rewriting::rewritten(model)?,
+            // A rewritten model has no file, so it cannot have weights in files beside it.
+            Some(model) => {
+                let beside = || matches!(self, Self::File(_)) && rewriting::names_files(model);
+                rewriting::rewritten(model)?.filter(|_| !beside())
+            }
             None => None,
         };
         if let Some(Rewritten { model, ensembles }) = compiled {

@@ -27,8 +27,11 @@ pub(crate) struct Rewritten {
     pub(crate) ensembles: Vec<Ensemble>,
 }
 
-/// The field numbers of `ModelProto`, `GraphProto` and `NodeProto`.
+/// The field numbers of `ModelProto`, `GraphProto`, `TensorProto` and `NodeProto`.
 mod number {
+    pub(super) const INITIALIZER: u32 = 5;
+    pub(super) const EXTERNAL: u32 = 13;
+    pub(super) const LOCATION: u32 = 14;
     pub(super) const GRAPH: u32 = 7;
     pub(super) const OPSET: u32 = 8;
     pub(super) const FUNCTION: u32 = 25;
@@ -95,6 +98,18 @@ pub(crate) fn rewritten(model: &[u8]) -> Result<Option<Rewritten>> {
     wire::put_number(2, 1, &mut opset);
     wire::put(number::OPSET, &opset, &mut model);
     Ok(Some(Rewritten { model, ensembles }))
+}
+
+/// Whether an initializer of the main graph is in another file. ONNX Runtime looks for that file relative to the model
+/// file, and relative to the working directory if the model has no file.
+pub(crate) fn names_files(model: &[u8]) -> bool {
+    let graph = |f: &Field<'_>| f.number == number::GRAPH;
+    let is_outside = |f: &Field<'_>| {
+        let outside = |f: &Field<'_>| matches!(f.number, number::EXTERNAL | number::LOCATION);
+        f.number == number::INITIALIZER && wire::fields(f.content).is_none_or(|tensor| tensor.iter().any(outside))
+    };
+    let in_graph = |f: &Field<'_>| wire::fields(f.content).is_none_or(|graph| graph.iter().any(is_outside));
+    wire::fields(model).is_none_or(|model| model.iter().filter(|f| graph(f)).any(in_graph))
 }
 
 /// Whether the model imports operators of this domain.

@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, Shapes};
 use crate::device::Device;
+use crate::error::Error;
 use crate::onnx::content::Content;
 use crate::options::{Options, Trees};
 use crate::ort::session::Session;
@@ -10,6 +11,7 @@ use crate::run::RunContext;
 use crate::signature::{Input, Signature};
 use crate::tensor::{Column, ElementType, Strings};
 use crate::tests::{config, model, work_of};
+use crate::trees::rewriting::names_files;
 use crate::trees::tests::generated::Dice;
 
 /// The models of the repository with trees, and the number of their ensembles.
@@ -74,4 +76,28 @@ fn trees_are_compiled_in_models_whose_texts_become_numbers_too() {
     let bytes = model("models/late.onnx");
     let session = Session::load(Content::of(bytes), &Options::default(), &config(Device::Cpu)).unwrap();
     assert_eq!((session.trees, session.categories.len()), (1, 3));
+}
+
+#[test]
+fn a_model_with_weights_in_files_is_told_from_one_without() {
+    for (path, outside) in [
+        ("tests/models/external.onnx", true),
+        ("tests/models/external_climbs.onnx", true),
+        ("tests/models/trees.onnx", false),
+        ("models/late.onnx", false),
+        ("models/credit.onnx", false),
+    ] {
+        assert_eq!(names_files(&model(path)), outside, "{path}");
+    }
+    assert!(names_files(b"no model"));
+}
+
+#[test]
+fn the_models_of_the_sql_tests_are_compiled_or_refused() {
+    let load = |path| Session::load(Content::of(model(path)), &Options::default(), &config(Device::Cpu));
+    assert_eq!(load("tests/models/trees.onnx").unwrap().trees, 1);
+    assert_eq!(load("tests/models/trees_labels.onnx").unwrap().trees, 1);
+    assert!(
+        matches!(load("tests/models/trees_cycle.onnx"), Err(Error::InvalidModel { reason }) if reason.contains("cycle"))
+    );
 }
