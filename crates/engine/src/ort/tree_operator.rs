@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::trees::Unfit;
 use crate::trees::compiled::Compiled;
 use crate::trees::ensemble::{Ensemble, Labels, Operator, Scoring};
-use crate::trees::kernels::{Computed, Kernel, Rows, Runner};
+use crate::trees::kernels::{Computed, Failure, Kernel, Rows, Runner};
 use crate::trees::rewriting::{DOMAIN, POSITION};
 
 /// The ensembles of one session, for the operators that compile them.
@@ -194,13 +194,16 @@ where
         }
         let rows = (self.rows)(values);
         let targets = self.compiled.scoring.targets;
-        let no_class = || failed("no class of the tree ensemble has a score");
+        let unable = |failure| match failure {
+            Failure::NoClass => failed("no class of the tree ensemble has a score"),
+            Failure::OutOfMemory => failed("out of memory in a tree ensemble"),
+        };
         let Some(labels) = &self.compiled.scoring.labels else {
             let scores = output::<O>(context, 0, &[count, targets])?;
             let done = self.runner.run(&self.compiled, rows, count, width, |row, values, _| {
                 write_scores(scores, row * targets, values);
             });
-            return done.ok_or_else(no_class);
+            return done.map_err(unable);
         };
         let scores = output::<O>(context, 1, &[count, targets])?;
         if self.texts.is_empty() {
@@ -212,7 +215,7 @@ where
                     *label = labels.answer(*position, scoring).unwrap_or_default();
                 }
             });
-            return done.ok_or_else(no_class);
+            return done.map_err(unable);
         }
         let texts = &self.texts;
         let mut places: Vec<*const c_char> = Vec::new();
@@ -222,7 +225,7 @@ where
             let text = |position: &i64| usize::try_from(*position).ok().and_then(|p| texts.get(p));
             places.extend(positions.iter().filter_map(text).map(|text| text.as_ptr()));
         });
-        done.ok_or_else(no_class)?;
+        done.map_err(unable)?;
         let dims = signed(&[count])?;
         // SAFETY: the first output of this operator is a text tensor, and ONNX Runtime rejects any number of texts other
         // than its number of elements. Each pointer is the beginning of a text in `self.texts`, which ends with a zero

@@ -21,6 +21,9 @@ pub(crate) const POSITION: &str = "ensemble";
 /// The name of the classifier whose labels are texts. The other operators keep their names.
 pub(crate) const TEXT_CLASSIFIER: &str = "TreeEnsembleTextClassifier";
 
+/// The most memory that reading, compiling and running an ensemble takes, as a multiple of the size of its node.
+const MEMORY: usize = 16;
+
 /// A model whose tree ensembles are replaced.
 pub(crate) struct Rewritten {
     pub(crate) model: Vec<u8>,
@@ -159,6 +162,11 @@ fn replaced(node: &[u8], position: usize) -> std::result::Result<(Ensemble, Vec<
     let wanted = if operator == Operator::Classifier { 2 } else { 1 };
     if inputs.len() != 1 || outputs.len() != wanted || inputs.iter().chain(&outputs).any(|name| name.is_empty()) {
         return Err(Unfit::Left("unused inputs or outputs"));
+    }
+    // A compiled ensemble takes a few times the size of its node. If that much memory is not there, ONNX Runtime, whose
+    // allocations can fail, reports it.
+    if Vec::<u8>::new().try_reserve(MEMORY.saturating_mul(node.len())).is_err() {
+        return Err(Unfit::Left("not enough memory"));
     }
     let ensemble = Ensemble::read(operator, attributes)?;
     let texts = matches!(ensemble.scoring.labels, Some(Labels::Texts(_)));

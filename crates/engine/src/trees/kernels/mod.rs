@@ -193,8 +193,7 @@ impl<T: Computed> Runner<T> {
     }
 
     /// Computes rows. Calls `write` for each part with the position of its first row, its scores row by row, and the
-    /// positions of its labels if it is a classifier. Returns `None` if a classifier finds no class with a score. `width`
-    /// is larger than every feature of the ensemble.
+    /// positions of its labels if it is a classifier. `width` is larger than every feature of the ensemble.
     pub(crate) fn run(
         &mut self,
         compiled: &Compiled<T>,
@@ -202,7 +201,7 @@ impl<T: Computed> Runner<T> {
         count: usize,
         width: usize,
         mut write: impl FnMut(usize, &[T], &[i64]),
-    ) -> Option<()> {
+    ) -> Result<(), Failure> {
         let targets = compiled.scoring.targets;
         let is_few = count <= FEW;
         // Few rows do not need the memory of a whole part.
@@ -217,19 +216,18 @@ impl<T: Computed> Runner<T> {
             let input = match T::as_they_are(rows) {
                 Some(rows) => &rows[start * width..(start + len) * width],
                 None => {
+                    filled(&mut self.converted, len * width, T::ZERO)?;
                     self.converted.clear();
                     convert(rows, start * width, len * width, &mut self.converted);
                     self.converted.as_slice()
                 }
             };
             if !is_few {
-                fill_columns(&mut self.columns, input, width, len, &compiled.features);
+                fill_columns(&mut self.columns, input, width, len, &compiled.features)?;
             }
-            self.sums.clear();
-            self.sums.resize(targets * capacity, initial);
+            filled(&mut self.sums, targets * capacity, initial)?;
             if compiled.has_sometimes() {
-                self.set.clear();
-                self.set.resize(targets * capacity, false);
+                filled(&mut self.set, targets * capacity, false)?;
             }
             let mut part = Part {
                 compiled,
@@ -252,7 +250,7 @@ impl<T: Computed> Runner<T> {
                 write(start, sums, &[]);
                 continue;
             }
-            self.outputs.resize(len * targets, T::ZERO);
+            filled(&mut self.outputs, len * targets, T::ZERO)?;
             self.labels.clear();
             for (i, outputs) in self.outputs.chunks_exact_mut(targets).enumerate() {
                 let scores = compiled.scoring.scored.iter().enumerate().map(|(target, scored)| {
@@ -264,12 +262,29 @@ impl<T: Computed> Runner<T> {
                         Scored::Sometimes => Score { sum: T::ZERO, is_set: false },
                     }
                 });
-                self.labels.push(self.finish.several(&compiled.scoring, scores, outputs)?);
+                let label = self.finish.several(&compiled.scoring, scores, outputs);
+                self.labels.push(label.ok_or(Failure::NoClass)?);
             }
             write(start, &self.outputs, &self.labels);
         }
-        Some(())
+        Ok(())
     }
+}
+
+/// The reason why rows could not be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A classifier found no class with a score.
+    NoClass,
+    OutOfMemory,
+}
+
+/// Fills a buffer that is reused with `len` values.
+fn filled<T: Clone>(buffer: &mut Vec<T>, len: usize, value: T) -> Result<(), Failure> {
+    buffer.clear();
+    buffer.try_reserve(len).map_err(|_| Failure::OutOfMemory)?;
+    buffer.resize(len, value);
+    Ok(())
 }
 
 fn convert<T: Computed>(rows: Rows<'_>, start: usize, len: usize, to: &mut Vec<T>) {
@@ -282,11 +297,20 @@ fn convert<T: Computed>(rows: Rows<'_>, start: usize, len: usize, to: &mut Vec<T
 }
 
 /// Copies the compiled features of each block, feature by feature. What is beyond the last row stays unspecified.
-fn fill_columns<T: Number>(columns: &mut Vec<T>, input: &[T], width: usize, rows: usize, features: &[u32]) {
+fn fill_columns<T: Number>(
+    columns: &mut Vec<T>,
+    input: &[T],
+    width: usize,
+    rows: usize,
+    features: &[u32],
+) -> Result<(), Failure> {
     let block = features.len() * LANES;
-    columns.resize(rows.div_ceil(LANES) * block, T::ZERO);
+    let len = rows.div_ceil(LANES) * block;
+    if columns.len() != len {
+        filled(columns, len, T::ZERO)?;
+    }
     if block == 0 || width == 0 {
-        return;
+        return Ok(());
     }
     for (columns, rows) in columns.chunks_exact_mut(block).zip(input.chunks(LANES * width)) {
         for (column, feature) in columns.chunks_exact_mut(LANES).zip(features) {
@@ -295,4 +319,5 @@ fn fill_columns<T: Number>(columns: &mut Vec<T>, input: &[T], width: usize, rows
             }
         }
     }
+    Ok(())
 }
