@@ -289,6 +289,7 @@ fn input<I>(context: &ComputeContext) -> ort::Result<(Dims, &[I])> {
 }
 
 /// Creates an output, whose type is the one that the operator declares, and returns its elements.
+#[allow(clippy::mut_from_ref, reason = "the memory is that of the output, which is no part of the context")]
 fn output<'a, O>(context: &'a ComputeContext, position: usize, dims: &[usize]) -> ort::Result<&'a mut [O]> {
     let (shape, len) = (signed(dims)?, dims.iter().product());
     let mut data = ptr::null_mut();
