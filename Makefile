@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine trees trees-speed test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
+	test lint test-lint test-engine trees trees-speed test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -43,7 +43,7 @@ generated: setup
 	@target/venv/bin/python models/recommender.py >&2
 	@scripts/packages.sh minilm
 
-test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-differential test-literals test-sqlsmith test-isolation test-tap test-postgres ## all tests
+test: lint test-lint test-docs test-engine test-sql test-reference test-drift test-report conformance test-fuzz test-differential test-literals test-sqlsmith test-mutations test-isolation test-tap test-postgres ## all tests
 	@echo "all tests passed"
 
 lint: setup ## format, clippy and this project's own rules
@@ -91,6 +91,15 @@ fuzz-literals: install ## the same at length: COUNT=1000000 SEED=1
 
 fuzz-asan: setup ## the parser alone under AddressSanitizer: SECONDS=60 SEED=1
 	@tests/literals/parser.sh $(or $(SECONDS),60) $(SEED)
+
+test-mutations: install ## mutated models and calls with mutated arguments, in model processes; a short form
+	@scripts/timed.sh $@ tests/mutations/run.sh 600 60000 1
+
+mutations: install ## the same at length: MODELS=10000 CALLS=1000000 SEED=1
+	@tests/mutations/run.sh $(or $(MODELS),10000) $(or $(CALLS),1000000) $(SEED)
+
+soak: install ## random queries, cancels and signals for an hour, with flat memory: SECONDS=3600 SEED=1
+	@tests/soak/run.sh $(or $(SECONDS),3600) $(SEED)
 
 kills: install ## signals to model processes at random moments: COUNT=200 SEED=1
 	@tests/kills/run.sh $(or $(COUNT),200) $(SEED)

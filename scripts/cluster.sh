@@ -69,6 +69,7 @@ settings() {
         printf '%s\n' "shared_preload_libraries = 'pg_cron,pg_predict'" "cron.database_name = '$DATABASE'" "cron.host = '${SOCKET//\'/\'\'}'" \
             "cron.use_background_workers = off"
     fi
+    [ -z "${PG_PREDICT_ISOLATION:-}" ] || printf '%s\n' "pg_predict.isolation = '$PG_PREDICT_ISOLATION'"
     [ ${#SETTINGS[@]} -eq 0 ] || printf '%s\n' "${SETTINGS[@]}"
 }
 

@@ -31,8 +31,8 @@ static ENABLE_PIPELINING: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FILE_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10 * 1024);
 // 0: no limit, which is ONNX Runtime's own default.
 static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
-// The process protects the server from models. It becomes the default when every test suite passes in both ways.
-static ISOLATION: GucSetting<Isolation> = GucSetting::<Isolation>::new(Isolation::Backend);
+// The process protects the server from models.
+static ISOLATION: GucSetting<Isolation> = GucSetting::<Isolation>::new(Isolation::Process);
 // Two pairs of buffers of 4096 rows x 1000 float32 columns need 32 MB. Twice that leaves room for wide text.
 static MAX_BATCH_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 // Long enough for a pooled connection that predicts now and then, short enough that idle ones hold no models for hours.

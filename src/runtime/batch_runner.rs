@@ -19,7 +19,7 @@ use crate::pg::report;
 use crate::rows::binding::Carried;
 use crate::rows::row_buffer::Bounds;
 use crate::runtime::activity::{Phase, ProgressWatch, QueryForm};
-use crate::runtime::process_runs::{PreparedCell, ProcessRuns};
+use crate::runtime::process_runs::ProcessRuns;
 use crate::runtime::sessions::{self, LoadedModel};
 use crate::settings;
 
@@ -40,8 +40,6 @@ pub(crate) struct RunSpec {
     /// The requested outputs.
     pub(crate) outputs: Vec<Output>,
     pub(crate) wanted: Arc<[bool]>,
-    /// The prepared run in the model process.
-    pub(crate) prepared: PreparedCell,
     /// Whether runs must not use the main thread: the model may divide integers, which can trap, or a text may be long.
     off_thread: bool,
 }
@@ -52,14 +50,7 @@ impl RunSpec {
         let signature = &version.signature;
         let outputs = signature.outputs.iter().zip(wanted).filter(|(_, w)| **w).map(|(o, _)| o.clone()).collect();
         let off_thread = signature.has_operator(&["Div", "Mod"]) || signature.takes_text();
-        Arc::new(Self {
-            label: version.label(),
-            outputs,
-            wanted: wanted.into(),
-            prepared: PreparedCell::default(),
-            off_thread,
-            version,
-        })
+        Arc::new(Self { label: version.label(), outputs, wanted: wanted.into(), off_thread, version })
     }
 
     /// The layout of results. The output of the selection is an index into the requested outputs.

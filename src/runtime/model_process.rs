@@ -266,19 +266,24 @@ pub(crate) fn is_tokenising() -> bool {
 /// Stops requests whose answers are no longer needed. Kills the process if they do not stop in time, and returns whether
 /// it did. Never raises.
 pub(crate) fn give_up(generation: u64, slots: Vec<Slot>) -> bool {
+    give_up_within(generation, slots, STOP_TIMEOUT)
+}
+
+fn give_up_within(generation: u64, slots: Vec<Slot>, time: Duration) -> bool {
     if slots.is_empty() || !is_current(generation) {
         return false;
     }
-    let gave_up = with(generation, |process| Ok(process.give_up(slots.into(), STOP_TIMEOUT).map_or(Ok(()), Err)));
+    let gave_up = with(generation, |process| Ok(process.give_up(slots.into(), time).map_or(Ok(()), Err)));
     gave_up.is_err() && end_of(generation).is_some_and(|end| end.cause == Cause::Killed)
 }
 
-/// A request under way, which is given up if it is dropped before its answer has been read.
+/// A request under way that cannot be stopped, such as a load. If it is dropped before its answer has been read, its
+/// process is killed, unless the answer has arrived.
 struct Pending(u64, Option<Slot>);
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        give_up(self.0, self.1.take().into_iter().collect());
+        give_up_within(self.0, self.1.take().into_iter().collect(), Duration::ZERO);
     }
 }
 

@@ -13,6 +13,7 @@ use pg_predict_engine::options::OnError;
 use pg_predict_engine::run::RunOutput;
 use pg_predict_engine::run::pipeline::FinishedBatch;
 use pg_predict_engine::signature::Output;
+use pg_predict_engine::version::Version;
 use pg_predict_model_process::client::{Cause, Slot};
 use pg_predict_model_process::codec::batch::write_batch;
 use pg_predict_model_process::codec::output::read_output;
@@ -30,12 +31,25 @@ use crate::runtime::sessions::{self, LoadedModel, ProcessSession};
 /// The most times that a query starts the model process again.
 const MOST_RESTARTS: usize = 64;
 
+/// The most prepared runs that are kept for later queries.
+const MOST_PREPARED: usize = 16;
+
 /// A prepared run in a model process. Dropping it releases it there.
-pub(crate) struct Prepared {
+struct Prepared {
     plan: u64,
     session: u64,
     generation: u64,
     finds_failure: bool,
+    version: Arc<Version>,
+    wanted: Arc<[bool]>,
+}
+
+impl Prepared {
+    /// Whether this is the run of a specification.
+    fn is_of(&self, spec: &RunSpec) -> bool {
+        let same = Arc::ptr_eq(&self.version, &spec.version) || *self.version == *spec.version;
+        same && self.wanted == spec.wanted
+    }
 }
 
 impl Drop for Prepared {
@@ -44,8 +58,8 @@ impl Drop for Prepared {
     }
 }
 
-/// The prepared run of a specification, for its next query.
-pub(crate) type PreparedCell = Mutex<Option<Prepared>>;
+/// The prepared runs of this backend, the last used one at the end.
+static PREPARED: Mutex<Vec<Arc<Prepared>>> = Mutex::new(Vec::new());
 
 /// A batch under way.
 struct InFlight {
@@ -59,13 +73,14 @@ pub(crate) struct ProcessRuns {
     spec: Arc<RunSpec>,
     session: Arc<LoadedModel>,
     finds_failure: bool,
+    prepared: Option<Arc<Prepared>>,
     in_flight: VecDeque<InFlight>,
     restarts: usize,
 }
 
 impl ProcessRuns {
     pub(crate) fn new(spec: Arc<RunSpec>, session: Arc<LoadedModel>, finds_failure: bool) -> Self {
-        Self { spec, session, finds_failure, in_flight: VecDeque::new(), restarts: 0 }
+        Self { spec, session, finds_failure, prepared: None, in_flight: VecDeque::new(), restarts: 0 }
     }
 
     /// Counts an end of the process. Returns the error if the query has restarted it too often.
@@ -88,19 +103,44 @@ impl ProcessRuns {
                 self.session = sessions::open_again(session)?;
                 continue;
             }
-            let plan = self.spec.prepared.lock().as_ref().and_then(|prepared| {
-                let same = prepared.generation == generation
+            let in_session = |prepared: &&Arc<Prepared>| {
+                prepared.generation == generation
                     && prepared.session == number
-                    && prepared.finds_failure == self.finds_failure;
-                same.then_some(prepared.plan)
-            });
-            if let Some(plan) = plan {
+                    && prepared.finds_failure == self.finds_failure
+            };
+            if let Some(prepared) = self.prepared.as_ref().filter(in_session) {
+                return Ok((generation, prepared.plan));
+            }
+            let kept = {
+                let mut all = PREPARED.lock();
+                let found = all.iter().position(|prepared| in_session(&prepared) && prepared.is_of(&self.spec));
+                found.map(|nth| {
+                    let prepared = all.remove(nth);
+                    all.push(Arc::clone(&prepared));
+                    prepared
+                })
+            };
+            if let Some(prepared) = kept {
+                let plan = prepared.plan;
+                self.prepared = Some(prepared);
                 return Ok((generation, plan));
             }
             match self.prepare_in(generation, session) {
                 Ok(prepared) => {
+                    let prepared = Arc::new(prepared);
                     let plan = prepared.plan;
-                    *self.spec.prepared.lock() = Some(prepared);
+                    // Dropping a run sends a message, so it is dropped without the lock.
+                    let mut gone = Vec::new();
+                    {
+                        let mut all = PREPARED.lock();
+                        gone.extend(all.extract_if(.., |other| other.generation != generation));
+                        if all.len() >= MOST_PREPARED {
+                            gone.push(all.remove(0));
+                        }
+                        all.push(Arc::clone(&prepared));
+                    }
+                    drop(gone);
+                    self.prepared = Some(prepared);
                     return Ok((generation, plan));
                 }
                 Err(Failure::Error(error)) => return Err(error),
@@ -121,7 +161,14 @@ impl ProcessRuns {
         let request = serde_json::to_string(&request).map_err(|e| Error::BadBatch { reason: e.to_string() })?;
         model_process::call(generation, Kind::Prepare, |out| out.text(&request), |_| Ok(()))?
             .map_err(crate::error::of_model(&self.spec.label))?;
-        Ok(Prepared { plan, session: session.number, generation, finds_failure: self.finds_failure })
+        Ok(Prepared {
+            plan,
+            session: session.number,
+            generation,
+            finds_failure: self.finds_failure,
+            version: Arc::clone(&self.spec.version),
+            wanted: Arc::clone(&self.spec.wanted),
+        })
     }
 
     /// Submits a batch, which runs after the batches before it.

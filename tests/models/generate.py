@@ -281,6 +281,10 @@ def tensors():
     # As many answers as there are numbers other than 0.
     save("nonzero", [helper.make_node("NonZero", ["x"], ["places"])], [tensor("x", FLOAT, [2, 3])], [tensor("places", TensorProto.INT64, [2, "k"])])
     rows = [1, 2, 1, 1, 2, 1, 1]
+    # A row of 2^62 elements, and outputs without elements that print as billions of empty arrays.
+    save("huge_row", [helper.make_node("Neg", ["x"], ["y"])], [tensor("x", FLOAT, [N, 2**31, 2**31])], [tensor("y", FLOAT, [N, 2**31, 2**31])])
+    save("empty_arrays", [helper.make_node("Neg", ["x"], ["y"])], [tensor("x", FLOAT, [2**31, 0, 4])], [tensor("y", FLOAT, [2**31, 0, 4])])
+    save("empty_rows", [helper.make_node("Expand", ["x", "shape"], ["y"])], [tensor("x", FLOAT, [1, 0]), tensor("shape", TensorProto.INT64, [2])], [tensor("y", FLOAT, ["k", 0])])
     save("rank7", [helper.make_node("Neg", ["x"], ["y"])], [tensor("x", FLOAT, [N, *rows])], [tensor("y", FLOAT, [N, *rows])])
     save(
         "pieces",

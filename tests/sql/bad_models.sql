@@ -48,6 +48,13 @@ SELECT attempt_model(model('no_input'));
 SELECT attempt_model(model('sums_batch'));
 SELECT predict_json('bad@1', ARRAY[1, 2, 3]), predict_json('bad@2', ROW()), predict_json('bad@2', ROW(7)), (predict_batch('bad@3', ARRAY[g, 10 * g]))::jsonb FROM generate_series(1, 2) g GROUP BY g ORDER BY g;
 SELECT predict.drop_model('bad');
+-- More elements in a row than an array has, and empty arrays without end.
+SELECT attempt_model(model('huge_row'));
+SELECT attempt_model(model('empty_arrays'));
+SELECT attempt_model(model('empty_rows'));
+SELECT predict_json('bad', '{}'::real[], '{3,0}'::bigint[]);
+SELECT predict_json('bad', '{}'::real[], '{2147483647,0}'::bigint[]);
+SELECT predict.drop_model('bad');
 -- Gigabytes at load, and no end: limits of the process that tries the model end it.
 SET pg_predict.validation_memory_limit = '1GB';
 SELECT attempt_model(model('gigabytes'));

@@ -18,7 +18,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
 	model_file server create_model session start_psql median ms wait_for wait_for_server
-	memory_kb threads named_threads parent_of children is_gone has_log clean_log large_model
+	isolation memory_kb session_kb threads named_threads model_process validation_processes is_running parent_of children is_gone has_log clean_log large_model
 );
 
 # Where the models of the tests are, for the server too.
@@ -47,6 +47,7 @@ sub server
 		log_replication_commands = off
 		jit = off
 		CONF
+	$node->append_conf('postgresql.conf', "pg_predict.isolation = '$ENV{PG_PREDICT_ISOLATION}'") if $ENV{PG_PREDICT_ISOLATION};
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION pg_predict');
@@ -152,6 +153,40 @@ sub memory_kb
 	return $status =~ /^\Q$what\E:\s+(\d+) kB/m ? $1 : 0;
 }
 
+# Where models run: the environment variable PG_PREDICT_ISOLATION says it for all servers, or else it is the default.
+sub isolation { return $ENV{PG_PREDICT_ISOLATION} || 'process'; }
+
+# The model process of a session, or undef.
+sub model_process
+{
+	my ($session) = @_;
+	my ($pid) = grep { (slurp("/proc/$_/cmdline") // '') =~ /pg_predict_model_process\0serve/ } children($session->pid);
+	return $pid;
+}
+
+# The processes in which a session validates models.
+sub validation_processes
+{
+	my ($session) = @_;
+	my $process = model_process($session) // 0;
+	return grep { $_ != $process } children($session->pid);
+}
+
+# The memory of a session and of its model process in kB.
+sub session_kb
+{
+	my ($session, $what) = @_;
+	my $process = model_process($session);
+	return memory_kb($session->pid, $what) + ($process ? memory_kb($process, $what) : 0);
+}
+
+# Whether a thread of a process runs or is ready to.
+sub is_running
+{
+	my ($pid) = @_;
+	return scalar grep { (slurp("$_/stat") // '') =~ /\) R / } glob "/proc/$pid/task/*";
+}
+
 # The thread numbers of a process.
 sub threads
 {
@@ -199,7 +234,7 @@ sub has_log
 sub clean_log
 {
 	my ($node, $name) = @_;
-	ok(!has_log($node, qr/PANIC|was terminated by signal|crash of another server process|stack smashing|corrupted/),
+	ok(!has_log($node, qr/PANIC|\(PID \d+\) was terminated by signal|crash of another server process|stack smashing|corrupted/),
 		$name);
 	return;
 }

@@ -34,13 +34,18 @@ sub long_run
 my $right = "SELECT count(*), sum(y::float8) FROM predictions((SELECT predict_batch('double', t) FROM t)) AS p(id int, y real)";
 my $answer = '40|1640';
 
-# How many runs and loads a session has besides what it had when it was quiet: a thread of ONNX Runtime's own has the name of
-# the one that started it.
+# How many runs and loads a session has: whether its model process works. In a backend, threads are counted besides those that
+# it had when it was quiet: a thread of ONNX Runtime's own has the name of the one that started it.
 my %quiet;
 
 sub under_way
 {
 	my ($session) = @_;
+	if (isolation() eq 'process')
+	{
+		my $process = model_process($session);
+		return $process && is_running($process) ? 1 : 0;
+	}
 	return named_threads($session->pid, 'pg_predict') - ($quiet{ $session->pid } // 0);
 }
 
@@ -138,7 +143,7 @@ for my $model (qw(one_node many_nodes))
 	my $patient = session($node);
 	$patient->run("SET pg_predict.batch_size = 40");
 	my $whole = $patient->run(long_run($model))->{seconds};
-	my $normal = memory_kb($patient->pid, 'VmRSS');
+	my $normal = session_kb($patient, 'VmRSS');
 	diag("$model: the run takes " . ms($whole) . " ms and leaves $normal kB in its session");
 	$patient->close;
 
@@ -173,7 +178,7 @@ for my $model (qw(one_node many_nodes))
 	ok(calm($session), "$model: the runs that nobody waits for end by themselves");
 	is($session->text("SET pg_predict.batch_size = 1; SELECT predict('$model', 3::real)"), '3',
 		"$model: the model that was cancelled answers in the same session");
-	my $kept = memory_kb($session->pid, 'VmRSS') - $normal;
+	my $kept = session_kb($session, 'VmRSS') - $normal;
 	diag("$model: memory kept beyond that after 40 cancelled queries: $kept kB");
 	cmp_ok($kept, '<', $KEPT_KB, "$model: no memory is kept after 40 cancelled queries");
 	$session->close;
@@ -202,7 +207,7 @@ for my $model (qw(one_node many_nodes))
 	my $first  = session($node);
 	my $answered = $first->run($use);
 	is($answered->{rows}[0][0], '3', 'large: the model of 205 MB answers');
-	my $normal = memory_kb($first->pid, 'VmRSS');
+	my $normal = session_kb($first, 'VmRSS');
 	$first->close;
 	# The second finds the bytes in memory.
 	$first = session($node);
@@ -234,7 +239,7 @@ for my $model (qw(one_node many_nodes))
 	is(join(' ', keys %next), $answer, 'cancel in a load: the next query in the session is right each time');
 	ok(calm($session, 1), 'cancel in a load: loads that nobody waits for end by themselves');
 	is($session->text($use), '3', 'cancel in a load: the model loads and answers in the same session');
-	my $kept = memory_kb($session->pid, 'VmRSS') - $normal;
+	my $kept = session_kb($session, 'VmRSS') - $normal;
 	diag("cancel in a load: memory kept beyond that after $TIMES cancelled loads: $kept kB");
 	cmp_ok($kept, '<', $KEPT_KB, "cancel in a load: no memory is kept after $TIMES cancelled loads");
 	$session->close;
@@ -289,8 +294,8 @@ clean_log($node, 'no process of the server crashed');
 		{
 			my $session = session($node);
 			$session->ask($hang);
-			wait_for(sub { children($session->pid) }, 10) or die 'no trial';
-			my ($probe) = children($session->pid);
+			wait_for(sub { validation_processes($session) }, 10) or die 'no trial';
+			my ($probe) = validation_processes($session);
 			sleep 0.1;
 			my ($took) = $how eq 'cancel' ? cancel($session) : terminate($session);
 			push @took, $took;
@@ -298,7 +303,7 @@ clean_log($node, 'no process of the server crashed');
 			if ($how eq 'cancel')
 			{
 				is($session->text($right), $answer, 'cancel in a trial: the next query in the session is right') if @took == 1;
-				is(scalar(children($session->pid)), 0, 'cancel in a trial: the session has no child left') if @took == 1;
+				is(scalar(validation_processes($session)), 0, 'cancel in a trial: the session validates nothing any more') if @took == 1;
 				$session->close;
 			}
 		}
@@ -310,8 +315,8 @@ clean_log($node, 'no process of the server crashed');
 
 	my $session = session($node);
 	$session->ask($hang);
-	wait_for(sub { children($session->pid) }, 10) or die 'no trial';
-	my ($probe) = children($session->pid);
+	wait_for(sub { validation_processes($session) }, 10) or die 'no trial';
+	my ($probe) = validation_processes($session);
 	sleep 0.1;
 	kill 'KILL', $session->pid;
 	ok(wait_for(sub { is_gone($probe) }, 2), 'a trial whose session is killed outright dies with it');

@@ -1,4 +1,4 @@
-# A process can end while its inference thread works: during a run, between two batches, and while memory is released after
+# With isolation `backend`, a process can end while its inference thread works: during a run, between two batches, and while memory is released after
 # the last batch, as in every parallel worker. No process may end with a signal.
 
 use strict;
@@ -19,7 +19,7 @@ my $late = "$PostgreSQL::Test::Utils::tmp_check/late_exit.so";
 chomp(my $headers = `@{[ $ENV{PG_CONFIG} || 'pg_config' ]} --includedir-server`);
 system_or_bail($ENV{CC} || 'cc', '-O1', '-fPIC', '-shared', "-I$headers", "$FindBin::Bin/late_exit.c", '-o', $late);
 
-my $node = server('exit', conf => "max_connections = 40\nwork_mem = '64MB'\nshared_preload_libraries = '$late,pg_predict'\n");
+my $node = server('exit', conf => "max_connections = 40\nwork_mem = '64MB'\nshared_preload_libraries = '$late,pg_predict'\npg_predict.isolation = backend\n");
 create_model($node, 'texts');
 $node->safe_psql('postgres', "CREATE TABLE t AS SELECT i AS id, repeat('x', 300) AS s FROM generate_series(1, 100000) i; ANALYZE t");
 my $statement = "SELECT count(y) FROM predictions((SELECT predict_batch('texts', t) FROM t)) AS p(y text)";

@@ -28,20 +28,12 @@ my $right  = "SELECT count(*), sum(y::float8) FROM predictions((SELECT predict_b
 my $answer = '40|1640';
 my $long   = "SELECT count(*) FROM predictions((SELECT predict_batch('one_node', t) FROM t)) AS p(id int, y real)";
 
-# The model process of a session.
-sub process_of
-{
-	my ($session) = @_;
-	my ($pid) = grep { (readlink("/proc/$_/exe") // '') =~ /pg_predict_model_process/ } children($session->pid);
-	return $pid;
-}
-
 # Waits until the model process of a session runs a batch, and returns its pid.
 sub running
 {
 	my ($session) = @_;
 	my $pid;
-	wait_for(sub { $pid = process_of($session) }, 20) or die 'there is no model process';
+	wait_for(sub { $pid = model_process($session) }, 20) or die 'there is no model process';
 	my $ticks = sub { (split ' ', slurp_file("/proc/$pid/stat") =~ s/^.*\) //r)[11] };
 	wait_for(sub { my $before = $ticks->(); sleep 0.2; $ticks->() > $before + 1 }, 30) or die 'nothing runs';
 	return $pid;
@@ -60,7 +52,7 @@ sub undisturbed
 {
 	my $session = session($node);
 	is($session->text($right), $answer, 'a query predicts in a model process');
-	my $pid = process_of($session);
+	my $pid = model_process($session);
 	unlike(slurp_file('/proc/' . $session->pid . '/maps'), qr/libonnxruntime/, 'the backend has not loaded ONNX Runtime');
 	like(slurp_file("/proc/$pid/maps"), qr/libonnxruntime/, 'the process has');
 	my $status = slurp_file("/proc/$pid/status");
@@ -78,7 +70,7 @@ sub undisturbed
 	is($session->text('SELECT predict.end_model_process()'), 't', 'it can be ended');
 	ok(is_gone($pid), 'and then it is gone');
 	undisturbed($session, 'after that');
-	$pid = process_of($session);
+	$pid = model_process($session);
 	$session->close;
 	ok(wait_for(sub { is_gone($pid) }, 5), 'it ends with its session');
 }
@@ -141,7 +133,7 @@ for my $signal (qw(KILL SEGV ABRT STOP TERM))
 	ok(is_gone($pid), "SIG$signal: the process is gone");
 	undisturbed($session, "SIG$signal");
 	# Between queries, an end of the process goes unnoticed.
-	$pid = process_of($session);
+	$pid = model_process($session);
 	kill $signal, $pid;
 	sleep 0.1;
 	is($session->text($right), $answer, "SIG$signal between queries: the next query predicts") if $signal ne 'STOP';
@@ -178,7 +170,7 @@ for my $signal (qw(KILL SEGV ABRT STOP TERM))
 {
 	my $session = session($node);
 	is($session->text("SET pg_predict.model_process_idle_timeout = '300ms'; $right"), $answer, 'a query predicts');
-	my $pid = process_of($session);
+	my $pid = model_process($session);
 	ok(wait_for(sub { (slurp_file("/proc/$pid/stat") =~ /\) (\S)/)[0] eq 'Z' }, 5), 'an idle process ends');
 	is($session->text("SELECT count(*) FROM predict.model_processes WHERE pid = $pid"), '0', 'and is listed no more');
 	is($session->text($right), $answer, 'the next query predicts');
@@ -205,7 +197,7 @@ for my $signal (qw(KILL SEGV ABRT STOP TERM))
 	is($got, '4 10', 'a block with EXCEPTION goes on after an end of the process');
 	$session->run("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT id, predict('double', x) FROM t ORDER BY id");
 	is($session->text('FETCH 1 FROM c'), '1|2', 'a cursor gives its first row');
-	kill 'KILL', process_of($session);
+	kill 'KILL', model_process($session);
 	sleep 0.1;
 	is($session->text('MOVE ALL FROM c; FETCH BACKWARD 1 FROM c'), '40|80', 'and its last one after an end of the process');
 	$session->run('COMMIT; CLOSE c');

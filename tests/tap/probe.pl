@@ -30,7 +30,7 @@ sub untouched
 {
 	my ($how) = @_;
 	is($session->text("SELECT predict('double', 4::real)"), '8', "$how: the session predicts");
-	is(scalar(children($session->pid)), 0, "$how: no process is left");
+	is(scalar(validation_processes($session)), 0, "$how: no process is left");
 	is($session->text('SELECT string_agg(name, \' \') FROM predict.models'), 'double', "$how: no model is made");
 	is($session->text("SELECT count(*) FROM predict.content"), '1', "$how: no bytes are stored");
 	return;
@@ -77,14 +77,15 @@ for my $name (qw(eats_at_load eats_at_run))
 {
 	my $file = model_file('hang');
 	$session->ask("SELECT predict.create_model_from_file('hang', '$file')");
-	ok(wait_for(sub { scalar children($session->pid) }, 10), 'a trial is a process of its own');
-	my ($probe) = children($session->pid);
+	ok(wait_for(sub { scalar validation_processes($session) }, 10), 'a trial is a process of its own');
+	my ($probe) = validation_processes($session);
 	# It is in its sandbox, so it has started: until then it opens the files of ONNX Runtime.
 	ok(wait_for(sub { status_of($probe) =~ /^Seccomp:\s*2$/m }, 60), 'it enters its sandbox');
 	my @descriptors = map { s/.*\///r } glob "/proc/$probe/fd/*";
-	is(join(' ', sort @descriptors), '0 1 2', 'it has three descriptors');
-	my @files = map { readlink "/proc/$probe/fd/$_" } 0 .. 2;
-	is(scalar(grep { /^\/memfd:/ } @files), 3, 'all of them files in memory');
+	is(join(' ', sort @descriptors), '0 1 2 3', 'it has four descriptors');
+	my @files = map { readlink "/proc/$probe/fd/$_" } 0 .. 3;
+	is(scalar(grep { /^\/memfd:/ } @files), 3, 'three of them are files in memory');
+	like($files[3], qr{^/proc/\d+/statm$}, 'and one tells how much memory it has');
 	is(join(' ', sort split /\0/, slurp_file("/proc/$probe/environ")), 'ORT_DISABLE_TELEMETRY=1 ORT_TELEMETRY_DISABLED=1',
 		'its environment is the two variables that turn telemetry off');
 	my (undef, undef, $group, $sid) = split ' ', slurp_file("/proc/$probe/stat") =~ s/^.*\) //r;
@@ -223,7 +224,7 @@ sub deep_tree
 		is($got->{code} // ($got->{lost} ? 'the server hung up' : 'no error'), '38000', "$form: a row on which the model crashes is an error of that query");
 		ok(wait_for_server($node), 'the server is there');
 	}
-	ok(!has_log($node, qr/was terminated by signal/, $from), 'a row on which a model crashes ends no other session');
+	ok(!has_log($node, qr/server process \(PID \d+\) was terminated/, $from), 'a row on which a model crashes ends no other session');
 }
 
 done_testing();

@@ -60,18 +60,18 @@ sub loads
 {
 	my $session = session($node);
 	$session->text("SELECT predict('double', 5::real)");
-	my $idle = memory_kb($session->pid, 'RssAnon');
+	my $idle = session_kb($session, 'RssAnon');
 	loads($session, @models);
-	my $all = memory_kb($session->pid, 'RssAnon') - $idle;
+	my $all = session_kb($session, 'RssAnon') - $idle;
 	cmp_ok($all, '>', 6 * 15 * 1024, 'six models of 20 MB are in memory, where they fit');
 	$session->run('SET pg_predict.session_cache_size = \'' . (2 * $each) . 'MB\'');
 	loads($session, 'triple');
 	is($session->text("SELECT predict('triple', 5::real)"), '15', 'the smallest use under a lower setting');
-	my $few = memory_kb($session->pid, 'RssAnon') - $idle;
+	my $few = session_kb($session, 'RssAnon') - $idle;
 	diag("six models: $all kB above idle, then $few kB with room for two");
 	cmp_ok($few, '<', 2 * $each * 1024 + 32 * 1024, 'makes memory fall below it');
 	for (1 .. 5) { loads($session, @models); }
-	my $after = memory_kb($session->pid, 'RssAnon') - $idle;
+	my $after = session_kb($session, 'RssAnon') - $idle;
 	diag("after thirty loads: $after kB");
 	cmp_ok($after, '<', 2 * $each * 1024 + 64 * 1024, 'and thirty more loads leave it there');
 	$session->close;

@@ -96,14 +96,24 @@ is(scalar(grep { $_->{code} } @came), 0, 'eight backends load at once');
 is(scalar(entries()), 1, 'and keep one entry');
 
 # Weights that are shared are not each backend's own.
-sub private_kb { my ($pid) = @_; my ($all, $text) = (0, slurp_file("/proc/$pid/smaps_rollup")); $all += $1 while $text =~ /^Private_\w+:\s+(\d+) kB/mg; return $all }
+sub private_kb
+{
+	my ($session) = @_;
+	my $all = 0;
+	for my $pid (grep { defined } $session->pid, model_process($session))
+	{
+		my $text = slurp_file("/proc/$pid/smaps_rollup");
+		$all += $1 while $text =~ /^Private_\w+:\s+(\d+) kB/mg;
+	}
+	return $all;
+}
 my ($own, $shared) = (session($node), session($node));
 $shared->run('SET pg_predict.share_weights = on');
 my $call = "SELECT predict('large_1', array_fill(1::real, ARRAY[7168]))";
-my %before = map { $_ => private_kb($_->pid) } $own, $shared;
+my %before = map { $_ => private_kb($_) } $own, $shared;
 my @answers = map { $_->run($call)->{rows}[0][0] } $own, $shared;
 is($answers[0], $answers[1], 'shared weights give the same answer');
-my %grown = map { $_ => private_kb($_->pid) - $before{$_} } $own, $shared;
+my %grown = map { $_ => private_kb($_) - $before{$_} } $own, $shared;
 cmp_ok($grown{$shared}, '<', $grown{$own} - 6000, "a backend that shares them has $grown{$shared} kB more of its own, another one $grown{$own} kB");
 
 # load_model() says how long the load took, and 0 where there was nothing to do.
@@ -121,11 +131,11 @@ $idle->run("SET pg_predict.session_idle_timeout = '300ms'");
 $idle->run($call);
 my $kept = "SELECT count(*) FROM predict.stat_sessions WHERE pid = " . $idle->pid;
 is(ask($kept), 1, 'a loaded model is shown');
-my $kb = memory_kb($idle->pid, 'VmRSS');
+my $kb = session_kb($idle, 'VmRSS');
 ok(wait_for(sub { ask($kept) == 0 }, 10), 'and dropped when nobody has used it for the time');
-ok(wait_for(sub { memory_kb($idle->pid, 'VmRSS') < $kb - 6000 }, 10), 'and its memory is given back') or diag("$kb kB before, " . memory_kb($idle->pid, 'VmRSS'));
+ok(wait_for(sub { session_kb($idle, 'VmRSS') < $kb - 6000 }, 10), 'and its memory is given back') or diag("$kb kB before, " . session_kb($idle, 'VmRSS'));
 is($idle->run($call)->{rows}[0][0], $answers[0], 'it is loaded again when it is needed');
-is(scalar(named_threads($idle->pid, 'pg_predict idle')), 1, 'one thread watches');
+is(scalar(named_threads($idle->pid, 'pg_predict idle')), 1, 'one thread of the backend watches');
 $idle->run("SET pg_predict.session_idle_timeout = 0");
 $idle->run($call);
 sleep 1;

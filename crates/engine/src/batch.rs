@@ -1,7 +1,7 @@
 //! Batches of input rows, with one column per input, and the output values of a run.
 
 use crate::signature::{Output, OutputRow};
-use crate::tensor::{Column, ElementType, Strings};
+use crate::tensor::{Column, ElementType, Strings, element_count};
 
 /// Rows that are run together.
 #[derive(Debug, Clone, Default)]
@@ -179,13 +179,11 @@ impl Open {
         self.ends.push(self.data.len());
     }
 
-    /// Returns whether the shape of every row has as many elements as the row. The ends must be valid.
+    /// Returns whether the shape of every row has as many elements as the row, and not too many empty arrays. The ends
+    /// must be valid.
     #[must_use]
     pub fn shapes_fit(&self) -> bool {
-        (0..self.ends.len()).all(|row| {
-            let elements = self.shape(row).iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
-            elements == Some(self.span(row).1)
-        })
+        (0..self.ends.len()).all(|row| element_count(self.shape(row)) == Some(self.span(row).1))
     }
 
     /// Returns the shape of a row.

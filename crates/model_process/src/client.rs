@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -23,7 +22,7 @@ use pg_predict_engine::{Error, Result};
 use crate::codec::reader::Reader;
 use crate::codec::writer::Writer;
 use crate::control::{
-    Control, DONE, Kind, PROTOCOL, SLOTS, SlotState, SpinTime, TOO_SMALL, control, is_answered, wake,
+    Control, DONE, Kind, PROTOCOL, SLOTS, SlotState, SpinTime, TOO_SMALL, clock, control, is_answered, sleep_on, wake,
 };
 use crate::memory::SharedMemory;
 use crate::messages::{Message, Start, receive, send_message, set_send_timeout};
@@ -125,7 +124,11 @@ impl ModelProcess {
             report: None,
             end: None,
         };
-        hello.map(|()| process)
+        match hello {
+            // A process that something has ended already is noticed like any other end, by the first request.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e),
+            _ => Ok(process),
+        }
     }
 
     fn control(&self) -> Option<&Control> {
@@ -229,6 +232,7 @@ impl ModelProcess {
         control.ring[number as usize % SLOTS].store(slot.index, Ordering::Relaxed);
         control.submitted.store(number, Ordering::SeqCst);
         if control.process_sleeps.swap(0, Ordering::SeqCst) == 1 {
+            control.process_woken.store(clock(), Ordering::Relaxed);
             wake(&control.submitted);
         }
         self.submitted = number;
@@ -243,27 +247,19 @@ impl ModelProcess {
             return Ok(true);
         }
         control.backend_sleeps.store(1, Ordering::SeqCst);
-        if answered() {
+        let before = state.answered.load(Ordering::SeqCst);
+        if before == slot.number {
             control.backend_sleeps.store(0, Ordering::SeqCst);
             return Ok(true);
         }
-        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-        let polled = poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], time);
+        // A signal for the backend ends this too.
+        sleep_on(&state.answered, before, time);
         control.backend_sleeps.store(0, Ordering::SeqCst);
-        let closed = matches!(polled, Ok(n) if n > 0) && read_socket(&self.socket, &mut self.report);
         if answered() {
+            self.spin.woken(control.backend_woken.load(Ordering::Relaxed));
             return Ok(true);
         }
-        if closed {
-            return Err(self.kill());
-        }
-        // A stopped process does not close its socket. An error of `poll` is a signal, and the caller waits again.
-        if polled == Ok(0)
-            && let Some(cause) = self.status()
-        {
-            return Err(self.ended(cause));
-        }
-        Ok(false)
+        self.has_ended().map_or(Ok(false), Err)
     }
 
     /// Whether texts are being tokenised.
@@ -426,10 +422,7 @@ fn read_socket(socket: &OwnedFd, report: &mut Option<Report>) -> bool {
     loop {
         match receive(socket.as_fd(), false) {
             Ok(Some((bytes, _))) if bytes.is_empty() => return true,
-            // The report is larger than a byte, which only wakes the backend.
-            Ok(Some((bytes, _))) if bytes.len() > 1 && report.is_none() => {
-                *report = serde_json::from_slice(&bytes).ok()
-            }
+            Ok(Some((bytes, _))) if report.is_none() => *report = serde_json::from_slice(&bytes).ok(),
             Ok(Some(_)) => {}
             Ok(None) => return false,
             Err(_) => return true,

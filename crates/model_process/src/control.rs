@@ -7,6 +7,7 @@
 //! - The process fills the response region and the slot's answer, and then stores the number of the request in
 //!   `answered`. Until then the slot's regions belong to the process, afterwards to the backend.
 //! - A side that is about to sleep sets its `sleeps` flag and looks again. The other side clears the flag and wakes it.
+//!   The process sleeps on `submitted`, and the backend on `answered` of the slot that it waits for.
 //! - The backend believes nothing that the process writes: it copies a value once and checks the copy.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -48,8 +49,12 @@ pub struct Control {
     pub taken: AtomicU32,
     /// Whether the process sleeps until `submitted` changes.
     pub process_sleeps: AtomicU32,
-    /// Whether the backend sleeps until the process writes to the socket.
+    /// Whether the backend sleeps until a slot is answered.
     pub backend_sleeps: AtomicU32,
+    /// The time at which the backend last woke the process. Written by the backend.
+    pub process_woken: AtomicU64,
+    /// The time at which the process last woke the backend. Written by the process.
+    pub backend_woken: AtomicU64,
     /// Whether texts are being tokenised. Written by the process.
     pub tokenising: AtomicU32,
     /// The number of messages that the backend has sent through the socket. Written by the backend.
@@ -96,44 +101,47 @@ pub fn control(region: &SharedMemory) -> Option<&Control> {
     unsafe { region.at::<Control>(0) }
 }
 
-/// Waits until `done` returns true, for at most `time`, without sleeping. Returns whether it did.
-pub fn spin(time: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let mut started = None;
-    loop {
-        for _ in 0..64 {
-            if done() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        // The clock costs as much as some rounds, so a short wait does without it.
-        if started.get_or_insert_with(Instant::now).elapsed() >= time {
-            return done();
-        }
-    }
+/// Returns the time of a clock that both sides share, in nanoseconds.
+#[must_use]
+pub fn clock() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    time.map_or(0, |t| u64::try_from(t.tv_sec() * 1_000_000_000 + t.tv_nsec()).unwrap_or(0))
 }
 
 /// How long a side spins before it sleeps. Spinning saves waking a sleeping core, which takes some 40 us, but takes a
-/// core from others. So a side stops spinning when it has been in vain, and tries again after a while.
+/// core from others. So a side does not spin for a while after a sign that threads wait for cores: it was woken late, or
+/// lost its core while it spun. It also stops when spinning has been in vain.
 #[derive(Debug)]
 pub struct SpinTime {
     longest: Duration,
+    /// The waits without spinning that follow.
+    pause: u32,
     /// Waits in a row that spinning did not shorten.
     vain: u32,
-    waits: u32,
 }
 
 impl SpinTime {
     /// Vain waits in a row after which spinning stops.
     const MOST_VAIN: u32 = 4;
-    /// One wait in this many tries again.
-    const RETRY: u32 = 32;
+    /// The waits until it is tried again.
+    const PAUSE: u32 = 32;
+    /// The waits until it is tried again after a sign that threads wait for cores.
+    const LONG_PAUSE: u32 = 256;
+    /// A delay that a free core does not have.
+    const LATE: Duration = Duration::from_micros(150);
 
     /// Creates a policy that spins for at most `longest`. A machine with one core never spins.
     #[must_use]
     pub fn new(longest: Duration) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        Self { longest: if cores > 1 { longest } else { Duration::ZERO }, vain: 0, waits: 0 }
+        Self { longest: if cores > 1 { longest } else { Duration::ZERO }, pause: 0, vain: 0 }
+    }
+
+    /// Notes that this side slept, and that the other side woke it at this time of the clock.
+    pub fn woken(&mut self, at: u64) {
+        if Duration::from_nanos(clock().saturating_sub(at)) > Self::LATE {
+            self.pause = Self::LONG_PAUSE;
+        }
     }
 
     /// Waits until `done` returns true. Returns whether it did before it was time to sleep.
@@ -141,13 +149,35 @@ impl SpinTime {
         if done() {
             return true;
         }
-        self.waits = self.waits.wrapping_add(1);
-        if self.longest.is_zero() || self.vain >= Self::MOST_VAIN && !self.waits.is_multiple_of(Self::RETRY) {
+        if self.longest.is_zero() || self.pause > 0 {
+            self.pause = self.pause.saturating_sub(1);
             return false;
         }
-        let done = spin(self.longest, done);
-        self.vain = if done { 0 } else { self.vain.saturating_add(1) };
-        done
+        let (mut started, mut last) = (None, None);
+        loop {
+            for _ in 0..64 {
+                if done() {
+                    self.vain = 0;
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            // The clock costs as much as some rounds, so a short wait does without it.
+            let now = Instant::now();
+            if last.replace(now).is_some_and(|last| now - last > Self::LATE) {
+                self.pause = Self::LONG_PAUSE;
+                return done();
+            }
+            if now - *started.get_or_insert(now) >= self.longest {
+                self.vain += 1;
+                if self.vain >= Self::MOST_VAIN {
+                    // One vain wait is enough the next time.
+                    self.vain = Self::MOST_VAIN - 1;
+                    self.pause = Self::PAUSE;
+                }
+                return done();
+            }
+        }
     }
 }
 
@@ -178,27 +208,39 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    #[test]
-    fn spinning_in_vain_stops_and_is_tried_again() {
-        let mut time = SpinTime { longest: Duration::from_micros(5), vain: 0, waits: 0 };
+    fn spinning() -> SpinTime {
+        SpinTime { longest: Duration::from_micros(5), pause: 0, vain: 0 }
+    }
+
+    /// Waits in vain. Returns whether it spun.
+    fn has_spun(time: &mut SpinTime) -> bool {
         let calls = Cell::new(0_u32);
         let never = || {
             calls.set(calls.get() + 1);
             false
         };
-        for _ in 0..SpinTime::MOST_VAIN {
-            assert!(!time.wait(never));
-        }
-        calls.set(0);
         assert!(!time.wait(never));
-        assert_eq!(calls.get(), 1, "one look, without spinning");
-        let retries = (0..SpinTime::RETRY)
-            .filter(|_| {
-                calls.set(0);
-                time.wait(never);
-                calls.get() > 1
-            })
-            .count();
-        assert_eq!(retries, 1);
+        calls.get() > 1
+    }
+
+    #[test]
+    fn spinning_in_vain_stops_and_is_tried_again() {
+        let mut time = spinning();
+        let spins = (0..SpinTime::MOST_VAIN + 2 * (SpinTime::PAUSE + 1)).filter(|_| has_spun(&mut time)).count();
+        assert_eq!(spins, SpinTime::MOST_VAIN as usize + 2);
+    }
+
+    #[test]
+    fn a_side_that_is_woken_late_does_not_spin_for_a_while() {
+        let mut time = spinning();
+        time.woken(clock());
+        assert!(has_spun(&mut time), "it was woken at once");
+        time.woken(clock() - 1_000_000);
+        let waits = (0..SpinTime::LONG_PAUSE).filter(|_| has_spun(&mut time)).count();
+        assert_eq!(waits, 0);
+        assert!(has_spun(&mut time));
+        // The other side may write anything.
+        time.woken(u64::MAX);
+        time.woken(0);
     }
 }

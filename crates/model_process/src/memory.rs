@@ -119,6 +119,17 @@ impl SharedMemory {
         Some(values)
     }
 
+    /// Copies bytes out of the region. Returns whether they lie within it.
+    #[must_use]
+    pub(crate) fn copy_to(&self, offset: usize, bytes: &mut [u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: the range is mapped, and does not overlap with memory of Rust.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(offset), bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+
     /// Copies bytes into the region. Bytes that do not lie within it are not written.
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {

@@ -26,12 +26,13 @@ use crate::codec::batch::read_batch;
 use crate::codec::output::{write_output, write_result};
 use crate::codec::reader::{Reader, broken};
 use crate::codec::writer::Writer;
-use crate::control::{Control, DONE, Kind, SLOTS, SpinTime, TOO_SMALL, control, sleep_on, wake};
+use crate::control::{Control, DONE, Kind, SLOTS, SpinTime, TOO_SMALL, clock, control, sleep_on, wake};
 use crate::memory::SharedMemory;
-use crate::messages::{FilePart, LoadRequest, Loaded, Message, PrepareRequest, receive, send};
+use crate::messages::{FilePart, LoadRequest, Loaded, Message, PrepareRequest, receive};
 
-/// How long the process waits for the next request without sleeping.
-const LONGEST_SPIN: Duration = Duration::from_micros(50);
+/// How long the process waits for the next request without sleeping: longer than a client on the same machine takes
+/// between two statements.
+const LONGEST_SPIN: Duration = Duration::from_micros(200);
 /// The time without requests after which memory is given back.
 const QUIET: Duration = Duration::from_millis(100);
 /// The growth of the process, in bytes, above which memory is given back.
@@ -42,8 +43,8 @@ const WORTH_GIVING_BACK: usize = 16 << 20;
 struct Received {
     /// The number of messages.
     messages: u32,
-    /// The regions of each slot: for requests and for responses.
-    regions: HashMap<(u32, bool), Arc<SharedMemory>>,
+    /// The new regions of slots: for requests and for responses.
+    regions: Vec<(u32, bool, SharedMemory)>,
     /// The files of sessions that are not loaded yet.
     files: HashMap<u64, VecDeque<OwnedFd>>,
     unloads: Vec<u64>,
@@ -67,6 +68,17 @@ impl Shared {
     fn control(&self) -> &Control {
         // The size of the region was checked when it arrived.
         control(&self.region).unwrap_or_else(|| end(2))
+    }
+}
+
+/// Ends the process if a thread panics, because the backend waits for the thread's answer.
+struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
@@ -111,14 +123,21 @@ pub fn serve(socket: OwnedFd, region: SharedMemory, library: String, environment
         end(2);
     }
     let reader = Arc::clone(&shared);
-    if threads::spawn("pg_predict reader", move || read_socket(&reader)).is_err() {
+    let read = move || {
+        let _end = EndOnPanic;
+        read_socket(&reader);
+    };
+    if threads::spawn("pg_predict reader", read).is_err() {
         end(2);
     }
     let started = threads::spawn("pg_predict runner", move || {
+        let _end = EndOnPanic;
         Runner {
             shared,
             library,
             environment,
+            messages: 0,
+            regions: HashMap::new(),
             sessions: HashMap::new(),
             plans: HashMap::new(),
             waiting: HashMap::new(),
@@ -147,7 +166,7 @@ fn read_socket(shared: &Shared) {
         match (message, descriptor) {
             (Message::Region { slot, response }, Some(file)) => {
                 let Ok(region) = SharedMemory::map(file) else { end(3) };
-                received.regions.insert((slot, response), Arc::new(region));
+                received.regions.push((slot, response, region));
             }
             (Message::File { session }, Some(file)) => received.files.entry(session).or_default().push_back(file),
             (Message::Stop { slot, number }, _) => {
@@ -176,6 +195,10 @@ struct Runner {
     shared: Arc<Shared>,
     library: String,
     environment: Result<String>,
+    /// The number of messages whose regions have been taken.
+    messages: u32,
+    /// The regions of each slot: for requests and for responses.
+    regions: HashMap<(u32, bool), Arc<SharedMemory>>,
     sessions: HashMap<u64, Arc<Session>>,
     plans: HashMap<u64, Plan>,
     /// Responses that did not fit into their region.
@@ -205,6 +228,9 @@ impl Runner {
                     let longest = if timeout.is_zero() { Duration::from_secs(3600) } else { left };
                     let wait = if is_quiet { longest } else { longest.min(QUIET) };
                     sleep_on(&control.submitted, done, wait.max(Duration::from_millis(1)));
+                    if is_new() {
+                        spin.woken(control.process_woken.load(Ordering::Relaxed));
+                    }
                     let idle = idle_since.elapsed();
                     if !is_new() && !timeout.is_zero() && idle >= timeout {
                         end(0);
@@ -227,20 +253,35 @@ impl Runner {
         }
     }
 
-    /// Waits until the messages that the backend sent before its request have arrived.
-    fn wait_for_messages(&self) {
+    /// Waits until the messages that the backend sent before its request have arrived, and takes their regions.
+    fn wait_for_messages(&mut self) {
         let sent = self.shared.control().messages.load(Ordering::Acquire);
+        if sent == self.messages {
+            return;
+        }
         let mut received = self.shared.received.lock();
         while received.messages.wrapping_sub(sent) > u32::MAX / 2 {
             self.shared.arrived.wait(&mut received);
         }
+        let regions = std::mem::take(&mut received.regions);
+        drop(received);
+        self.take_regions(regions);
+        self.messages = sent;
     }
 
-    /// Drops what the backend no longer needs.
+    fn take_regions(&mut self, regions: Vec<(u32, bool, SharedMemory)>) {
+        for (slot, response, region) in regions {
+            self.regions.insert((slot, response), Arc::new(region));
+        }
+    }
+
+    /// Drops what the backend no longer needs, such as large regions that it has replaced.
     fn tidy(&mut self) {
         let mut received = self.shared.received.lock();
         let (unloads, releases) = (std::mem::take(&mut received.unloads), std::mem::take(&mut received.releases));
+        let regions = std::mem::take(&mut received.regions);
         drop(received);
+        self.take_regions(regions);
         if unloads.is_empty() && releases.is_empty() {
             return;
         }
@@ -272,11 +313,8 @@ impl Runner {
     /// Answers the request in a slot.
     fn answer(&mut self, control: &Control, slot: u32, number: u32) {
         let Some(state) = control.slots.get(slot as usize) else { end(3) };
-        let (request, response) = {
-            let received = self.shared.received.lock();
-            let region = |response| received.regions.get(&(slot, response)).cloned();
-            (region(false), region(true))
-        };
+        let region = |response| self.regions.get(&(slot, response)).cloned();
+        let (request, response) = (region(false), region(true));
         let (Some(request), Some(response)) = (request, response) else { end(3) };
         let length = usize::try_from(state.request.load(Ordering::Acquire)).unwrap_or(usize::MAX);
         let started = Instant::now();
@@ -308,10 +346,9 @@ impl Runner {
             state.outcome.store(TOO_SMALL, Ordering::Relaxed);
         }
         state.answered.store(number, Ordering::SeqCst);
-        if control.backend_sleeps.swap(0, Ordering::SeqCst) == 1
-            && send(self.shared.socket.as_fd(), b"w", None).is_err()
-        {
-            end(0);
+        if control.backend_sleeps.swap(0, Ordering::SeqCst) == 1 {
+            control.backend_woken.store(clock(), Ordering::Relaxed);
+            wake(&state.answered);
         }
     }
 

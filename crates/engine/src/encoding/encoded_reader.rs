@@ -4,11 +4,11 @@ use bytemuck::{Pod, pod_read_unaligned};
 use half::{bf16, f16};
 
 use crate::encoding::encoded_rows::{MAPS_INT64, MAPS_TEXT, NESTED, OPEN, RowHeaders, put_rows};
-use crate::encoding::layout::{self, Layout};
+use crate::encoding::layout::Layout;
 use crate::encoding::text_form;
 use crate::error::{Error, Result};
 use crate::signature::OutputRow;
-use crate::tensor::{ElementType, Scalar};
+use crate::tensor::{ElementType, MOST_DIMENSIONS, Scalar, element_count};
 
 /// An encoded batch of rows, read in place.
 pub struct EncodedRows<'a> {
@@ -231,7 +231,7 @@ impl<'a> EncodedRows<'a> {
             let fits = match (encoded, &output.row) {
                 (Encoded::Tensor { element, width, data }, OutputRow::Tensor { element: same, shape }) => {
                     element == same
-                        && layout::width(shape) == Some(*width)
+                        && element_count(shape) == Some(*width)
                         && Some(data.check(*element)?) == run.checked_mul(*width)
                 }
                 (Encoded::Open { element, dims, dim_ends, ends, data }, OutputRow::Open { element: same, .. }) => {
@@ -248,10 +248,10 @@ impl<'a> EncodedRows<'a> {
                     for row in 0..run {
                         let (start, n) = span(dim_ends, row)?;
                         shape.clear();
-                        for i in start..start + n.min(layout::MOST_DIMENSIONS + 1) {
+                        for i in start..start + n.min(MOST_DIMENSIONS + 1) {
                             shape.push(at::<u32>(dims, i)? as usize);
                         }
-                        if layout::width(&shape) != Some(span(ends, row)?.1) {
+                        if element_count(&shape) != Some(span(ends, row)?.1) {
                             return wrong("a row of an output has another shape than elements");
                         }
                     }

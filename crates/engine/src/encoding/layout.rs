@@ -4,15 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::reference::Element;
 use crate::signature::{Output, OutputRow};
-use crate::tensor::ElementType;
+use crate::tensor::{ElementType, MOST_DIMENSIONS, element_count};
 
 /// The maximum number of columns of a row in PostgreSQL (MaxTupleAttributeNumber in access/htup_details.h).
 pub const MOST_COLUMNS: usize = 1664;
-/// The maximum number of dimensions of an output. JSON has the same nesting depth, and its readers recurse.
-pub const MOST_DIMENSIONS: usize = 64;
-/// The maximum number of JSON arrays of a value without elements: `[30000000, 0]` has no elements but prints as 30
-/// million arrays.
-const MOST_EMPTY_ARRAYS: usize = 1 << 16;
 /// The maximum length of a carried column's name, in bytes: 63 characters of the server encoding, as UTF-8.
 const LONGEST_NAME: usize = 63 * 4;
 
@@ -106,22 +101,6 @@ impl Faults {
     }
 }
 
-/// Returns the number of elements of a shape, or `None` if it has too many dimensions, elements or empty arrays.
-#[must_use]
-pub fn width(shape: &[usize]) -> Option<usize> {
-    if shape.len() > MOST_DIMENSIONS {
-        return None;
-    }
-    let mut arrays = 1_usize;
-    for n in shape {
-        if *n == 0 {
-            return (arrays <= MOST_EMPTY_ARRAYS).then_some(0);
-        }
-        arrays = arrays.checked_mul(*n)?;
-    }
-    u32::try_from(arrays).ok().map(|n| n as usize)
-}
-
 impl Layout {
     /// Checks a layout that comes from outside. The error describes the defect.
     pub fn check(&self) -> Result<(), String> {
@@ -147,7 +126,7 @@ impl Layout {
         match (&selected.row, &self.element) {
             (_, None) | (OutputRow::Open { .. }, Some(ElementKey::Position(_))) => Ok(()),
             (OutputRow::Tensor { shape, .. }, Some(ElementKey::Position(n)))
-                if width(shape).is_some_and(|w| *n < w) =>
+                if element_count(shape).is_some_and(|w| *n < w) =>
             {
                 Ok(())
             }
@@ -167,7 +146,7 @@ fn check_output(output: &Output) -> Result<(), String> {
         return Err(format!("output \"{name}\" has more than {MOST_DIMENSIONS} dimensions"));
     }
     match &output.row {
-        OutputRow::Tensor { shape, .. } if width(shape).is_none() => {
+        OutputRow::Tensor { shape, .. } if element_count(shape).is_none() => {
             Err(format!("output \"{name}\" has a shape that is too large"))
         }
         OutputRow::Open { shape, .. } if shape.len() > MOST_DIMENSIONS => {

@@ -6,11 +6,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::batch::{Keys, Maps, Values};
-use crate::encoding::layout::MOST_DIMENSIONS;
 use crate::encoding::text_form::{MOST_BYTES, Scanner, TICK, malformed};
 use crate::error::{Error, Result};
 use crate::signature::{Output, OutputRow};
-use crate::tensor::Column;
+use crate::tensor::{Column, MOST_DIMENSIONS};
 
 /// The carried values of a row, as texts.
 #[derive(Default)]

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use crate::encoding::encoded_reader::{EncodedRows, MapKey};
-use crate::encoding::layout::MOST_DIMENSIONS;
 use crate::encoding::text_form::TICK;
 use crate::error::{Error, Result};
 use crate::signature::{Output, OutputRow};
-use crate::tensor::Scalar;
+use crate::tensor::{MOST_DIMENSIONS, Scalar};
 
 /// Writes JSON into a text that grows up to a limit.
 pub struct Writer<'t> {

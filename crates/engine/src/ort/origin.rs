@@ -13,7 +13,7 @@ use crate::options::{Options, Trees};
 use crate::ort::environment::{Config, load_error, prepare};
 use crate::ort::session::Session;
 use crate::ort::tree_operator::{self, Ensembles};
-use crate::ort::weights::{SharedBytes, with_external};
+use crate::ort::weights::{SharedBytes, in_place, with_external};
 use crate::trees::kernels::Kernel;
 use crate::trees::rewriting::{self, Rewritten};
 
@@ -100,10 +100,14 @@ impl Origin<'_> {
         Ok(Opened { inner, fallback, categories: Vec::new(), trees: 0 })
     }
 
-    /// Adds the weights to the builder and creates the session.
-    pub(crate) fn commit(&self, builder: SessionBuilder) -> Result<ort::Result<ort::session::Session>> {
+    /// Adds the weights to the builder and creates the session. `on_cpu`: whether it runs on the CPU alone.
+    pub(crate) fn commit(&self, builder: SessionBuilder, on_cpu: bool) -> Result<ort::Result<ort::session::Session>> {
         Ok(match self {
-            Self::Memory(model, external) => with_external(builder, external)?.commit_from_memory(model),
+            Self::Memory(model, external) => {
+                // A device copies weights into its own memory.
+                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
+                with_external(builder, external)?.commit_from_memory(model)
+            }
             Self::File(path) => {
                 let mut builder = builder;
                 builder.commit_from_file(path)
@@ -111,6 +115,7 @@ impl Origin<'_> {
             Self::Trees(model, external, operators) => {
                 let builder = builder.with_operators(Arc::clone(operators));
                 let builder = builder.map_err(|e| load_error(e.message().to_owned()))?;
+                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
                 with_external(builder, external)?.commit_from_memory(model)
             }
         })

@@ -161,12 +161,13 @@ impl Session {
                 Err(e) => return Err(e),
             },
         };
-        let inner = match origin.commit(builder)? {
+        let inner = match origin.commit(builder, config.device == Device::Cpu)? {
             Ok(session) => session,
             Err(e) if config.device == Device::Auto && fallback.is_none() => {
                 // ONNX Runtime may detect a missing GPU only when the session is created.
                 let first = e.message().to_owned();
-                let session = origin.commit(self::builder(config)?)?.map_err(|e| load_error(e.message().to_owned()))?;
+                let session =
+                    origin.commit(self::builder(config)?, false)?.map_err(|e| load_error(e.message().to_owned()))?;
                 fallback = Some(first);
                 session
             }

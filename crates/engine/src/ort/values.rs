@@ -154,7 +154,7 @@ fn json_of(value: &DynValue) -> Result<serde_json::Value> {
     Ok(match value.dtype() {
         ValueType::Tensor { ty, shape, .. } => {
             let dims: Vec<usize> = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-            column_of(value, element_type(*ty)?)?.json(&dims)
+            column_of(value, element_type(*ty)?)?.json(&dims)?
         }
         ValueType::Sequence(inner) => {
             let sequence = value.view().downcast::<ort::value::DynSequenceValueType>().map_err(extract_error)?;

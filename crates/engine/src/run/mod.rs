@@ -329,6 +329,14 @@ impl RunContext {
                 if let (Some((padded, own)), Values::Open(open), Some(_)) = (&padded, &mut values, output.axis) {
                     *open = cut(open, output, *padded, own);
                 }
+                if let Values::Open(open) = &values
+                    && !open.shapes_fit()
+                {
+                    let name = &output.name;
+                    return Err(Error::Run {
+                        reason: format!("A row of output \"{name}\" has too many empty arrays."),
+                    });
+                }
                 let vector = if pools { output.is_pooled() } else { i == 0 };
                 if self.version.options.normalize && vector {
                     normalize(&mut values);

@@ -35,7 +35,7 @@ impl RunContext {
             }
             (OutputRow::Nested { .. }, got) => {
                 let json = match got {
-                    RawOutput::Tensor { data, dims } => data.json(&dims),
+                    RawOutput::Tensor { data, dims } => data.json(&dims)?,
                     RawOutput::Maps(maps) => maps_json(&maps),
                     RawOutput::Nested(json) => json,
                 };

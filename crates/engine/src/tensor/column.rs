@@ -249,9 +249,8 @@ impl Column {
     }
 
     /// Returns the elements as JSON arrays, nested according to `shape`.
-    #[must_use]
-    pub(crate) fn json(&self, shape: &[usize]) -> Value {
-        nest(shape, &mut |i| Ok(self.scalar(i).map_or(Value::Null, Scalar::json))).unwrap_or(Value::Null)
+    pub(crate) fn json(&self, shape: &[usize]) -> crate::Result<Value> {
+        nest(shape, &mut |i| Ok(self.scalar(i).map_or(Value::Null, Scalar::json)))
     }
 
     /// Appends a JSON value. Returns `false` if it does not fit the type. NaN and the infinities are JSON strings.

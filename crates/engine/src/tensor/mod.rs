@@ -7,7 +7,7 @@ mod strings;
 
 pub use column::{Column, from_json};
 pub use element::ElementType;
-pub use scalar::{Scalar, has_digits, narrow, narrow_bf16, narrow_f16, nest};
+pub use scalar::{MOST_DIMENSIONS, Scalar, element_count, has_digits, narrow, narrow_bf16, narrow_f16, nest};
 pub use strings::Strings;
 
 #[cfg(test)]

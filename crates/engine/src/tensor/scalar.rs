@@ -94,7 +94,30 @@ fn float_json(x: f64) -> Value {
     serde_json::Number::from_f64(x).map_or_else(|| named.into(), Value::Number)
 }
 
-/// Nests values as JSON arrays according to `shape`. `value` returns the value at a position.
+/// The maximum number of dimensions of an output. JSON has the same nesting depth, and its readers recurse.
+pub const MOST_DIMENSIONS: usize = 64;
+/// The maximum number of JSON arrays of a value without elements: `[30000000, 0]` has no elements but prints as 30
+/// million arrays.
+const MOST_EMPTY_ARRAYS: usize = 1 << 16;
+
+/// Returns the number of elements of a shape, or `None` if it has too many dimensions, elements or empty arrays.
+#[must_use]
+pub fn element_count(shape: &[usize]) -> Option<usize> {
+    if shape.len() > MOST_DIMENSIONS {
+        return None;
+    }
+    let mut arrays = 1_usize;
+    for n in shape {
+        if *n == 0 {
+            return (arrays <= MOST_EMPTY_ARRAYS).then_some(0);
+        }
+        arrays = arrays.checked_mul(*n)?;
+    }
+    u32::try_from(arrays).ok().map(|n| n as usize)
+}
+
+/// Nests values as JSON arrays according to `shape`. `value` returns the value at a position. A shape with too many
+/// dimensions, elements or empty arrays is an error.
 pub fn nest(shape: &[usize], value: &mut dyn FnMut(usize) -> crate::Result<Value>) -> crate::Result<Value> {
     fn level(
         shape: &[usize],
@@ -108,6 +131,10 @@ pub fn nest(shape: &[usize], value: &mut dyn FnMut(usize) -> crate::Result<Value
             }
             Some((n, rest)) => (0..*n).map(|_| level(rest, at, value)).collect(),
         }
+    }
+    if element_count(shape).is_none() {
+        let reason = format!("A value of the shape {shape:?} has too many elements, dimensions or empty arrays.");
+        return Err(crate::Error::Run { reason });
     }
     level(shape, &mut 0, value)
 }

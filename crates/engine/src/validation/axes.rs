@@ -1,7 +1,7 @@
 //! Determines the batch axis of each input from the declared shapes and the options.
 
 use crate::error::{Error, Result};
-use crate::options::{Batching, Options};
+use crate::options::{Batching, MAX_BATCH_SIZE, Options};
 use crate::ort::declared::{Declared, DeclaredInput, DeclaredOutput};
 use crate::signature::{Input, Output, OutputRow, Signature, Source};
 use crate::tensor::ElementType;
@@ -127,7 +127,8 @@ pub(crate) fn arrange(declared: &Declared, options: &Options, text: bool, second
         return Ok(Arranged { inputs, fixed_rows: None, whole: None });
     }
     let first = rows[0].dims.first().copied().unwrap_or(0);
-    match rows.iter().find(|i| i.dims.len() < 2 || i.dims[0] != first || first < 1) {
+    let is_batch = |n: i64| usize::try_from(n).is_ok_and(|n| (1..=MAX_BATCH_SIZE).contains(&n));
+    match rows.iter().find(|i| i.dims.len() < 2 || i.dims[0] != first || !is_batch(first)) {
         Some(other) => no_batch(format!("input \"{}\" of shape {:?} has no batch", other.name, other.dims)),
         None => {
             let axis = |s: &Source| (*s != Source::Constant).then_some(0);

@@ -29,8 +29,8 @@ use crate::options::{Batching, Options, Pooling};
 use crate::ort::declared::{Declared, DeclaredInput};
 use crate::ort::environment::Config;
 use crate::ort::session::Session;
-use crate::signature::{External, OutputRow, Signature};
-use crate::tensor::ElementType;
+use crate::signature::{External, Output, OutputRow, Signature};
+use crate::tensor::{ElementType, element_count};
 use crate::validation::axes::{arrange, declared_outputs, make_whole, names_batch};
 use crate::validation::dependence::Operators;
 use crate::validation::observer::{LARGEST_OBSERVED, Observer};
@@ -255,6 +255,12 @@ impl Candidate {
             Ok(trial) => {
                 signature.verified = true;
                 signature.outputs = trial.outputs(declared)?;
+                for Output { name, row, .. } in &signature.outputs {
+                    if matches!(row, OutputRow::Tensor { shape, .. } if element_count(shape).is_none()) {
+                        let reason = "A row has too many elements, dimensions or empty arrays in it.".to_owned();
+                        return Err(Error::Unsupported { what: format!("output \"{name}\" of this size"), reason });
+                    }
+                }
                 options.check_outputs(&signature)?;
                 pooled(&mut signature, &options);
                 let version = self.version(&options, &signature);

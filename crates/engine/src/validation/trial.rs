@@ -11,6 +11,7 @@ use crate::ort::stop::Stop;
 use crate::ort::values::RawOutput;
 use crate::run::RunContext;
 use crate::signature::{Output, OutputRow, Sample, Signature};
+use crate::tensor::element_count;
 use crate::validation::axes::{fixed_or_open, names_batch};
 use crate::validation::comparison::differ;
 use crate::validation::made_rows::{MAGNITUDES, Made};
@@ -36,6 +37,15 @@ const LENGTHS: [usize; 44] = [
     32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2,
     1, 48, 64, 96, 128, 160, 224, 256, 384, 512, 640, 1024, 4096,
 ];
+
+/// The largest number of elements of a row in one input. An array of PostgreSQL holds no more.
+const LARGEST_ROW: usize = (1 << 27) - 1;
+
+/// Whether an array can have a shape in which `open` replaces every open dimension.
+fn fits_in_an_array(shape: &[Option<usize>], open: usize) -> bool {
+    let shape: Vec<usize> = shape.iter().map(|dim| dim.unwrap_or(open)).collect();
+    element_count(&shape).is_some_and(|n| n <= LARGEST_ROW)
+}
 
 /// Returns the dimensions of one output of a run.
 fn dims_of(got: &RawOutput) -> Vec<usize> {
@@ -71,10 +81,16 @@ impl<'a> Trial<'a> {
         let signature = &version.signature;
         let has_open = signature.slots(1).iter().any(|i| i.width().is_none());
         let lengths = if has_open { LENGTHS.as_slice() } else { &[1] };
+        let fits = |open: usize| signature.slots(1).iter().all(|input| fits_in_an_array(&input.shape, open));
+        let lengths: Vec<usize> = lengths.iter().copied().filter(|length| fits(*length)).collect();
+        if lengths.is_empty() {
+            let reason = format!("A row has more than {LARGEST_ROW} elements, or too many empty arrays, in an input.");
+            return Err(Error::Unsupported { what: "an input of this size".to_owned(), reason });
+        }
         let work = RunContext::new(Arc::clone(session), Arc::clone(version), Arc::new([]))?;
         let mut last = Error::Run { reason: String::new() };
         for flavour in 0..3 {
-            for &open in lengths {
+            for &open in &lengths {
                 let of = |open| Self {
                     session,
                     work: work.clone(),

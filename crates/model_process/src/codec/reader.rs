@@ -18,6 +18,10 @@ pub(crate) fn broken(what: &'static str) -> Error {
     Error::Protocol { what: what.into() }
 }
 
+fn too_early() -> Error {
+    broken("a message ends too early")
+}
+
 impl<'a> Reader<'a> {
     /// Creates a reader for the first `len` bytes of a region.
     pub fn new(region: &'a SharedMemory, len: usize) -> Result<Self> {
@@ -29,8 +33,13 @@ impl<'a> Reader<'a> {
 
     /// Reads a number.
     pub fn number(&mut self) -> Result<usize> {
-        let number = self.take::<u64>(1)?.first().copied().unwrap_or_default();
-        usize::try_from(number).map_err(|_| broken("a number is too large"))
+        let end = self.end_of(size_of::<u64>())?;
+        let mut bytes = [0; size_of::<u64>()];
+        if !self.region.copy_to(self.at, &mut bytes) {
+            return Err(too_early());
+        }
+        self.at = end;
+        usize::try_from(u64::from_ne_bytes(bytes)).map_err(|_| broken("a number is too large"))
     }
 
     /// Reads an array. Its memory is allocated only if its bytes are there.
@@ -51,10 +60,14 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.array()?).map_err(|_| broken("a text is not UTF-8"))
     }
 
+    /// Returns where the next `bytes` bytes end.
+    fn end_of(&self, bytes: usize) -> Result<usize> {
+        self.at.checked_add(bytes).filter(|end| *end <= self.end).ok_or_else(too_early)
+    }
+
     fn take<T: Pod>(&mut self, count: usize) -> Result<Vec<T>> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| broken("a length is too large"))?;
-        let end = self.at.checked_add(bytes).filter(|end| *end <= self.end);
-        let end = end.ok_or_else(|| broken("a message ends too early"))?;
+        let end = self.end_of(bytes)?;
         let memory = || Error::OutOfMemory { what: "a result".into(), bytes };
         let values = self.region.copy_out(self.at, count).ok_or_else(memory)?;
         self.at = end;
