@@ -389,6 +389,33 @@ def categories():
     inputs = [tensor(name, text, [N, 1]) for name in ("colour", "size", "both", "strict", "twice")]
     save("categories", nodes, inputs, outputs, opsets=(("", 17), ("ai.onnx.ml", 3)))
 
+    # Two trees over x0 and x1. NaN goes with x0 <= 1 and with x1 >= 0.
+    #   tree 0: x0 <= 1 ? (x1 < 2 ? 1 : 2) : 4        tree 1: x1 >= 0 ? 10 : 20
+    trees = {
+        "nodes_treeids": [0, 0, 0, 0, 0, 1, 1, 1],
+        "nodes_nodeids": [0, 1, 2, 3, 4, 0, 1, 2],
+        "nodes_modes": ["BRANCH_LEQ", "BRANCH_LT", "LEAF", "LEAF", "LEAF", "BRANCH_GTE", "LEAF", "LEAF"],
+        "nodes_featureids": [0, 1, 0, 0, 0, 1, 0, 0],
+        "nodes_values": [1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        "nodes_truenodeids": [1, 3, 0, 0, 0, 1, 0, 0],
+        "nodes_falsenodeids": [2, 4, 0, 0, 0, 2, 0, 0],
+        "nodes_missing_value_tracks_true": [1, 0, 0, 0, 0, 1, 0, 0],
+    }
+    leaves = {"treeids": [0, 0, 0, 1, 1], "nodeids": [2, 3, 4, 1, 2], "weights": [4.0, 1.0, 2.0, 10.0, 20.0]}
+    regressor = {f"target_{key}": value for key, value in leaves.items()} | {"target_ids": [0] * 5, "n_targets": 1, "base_values": [0.5]}
+    classifier = {f"class_{key}": value for key, value in leaves.items()} | {"class_ids": [0, 1, 2, 0, 2], "classlabels_strings": ["low", "middle", "high"]}
+    ml_opset = (("", 17), ("ai.onnx.ml", 3))
+    save("trees", [helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], **trees, **regressor, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [N, 1])], opsets=ml_opset)
+    # The same trees as a classifier. Its input is scaled by 2 first.
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["scaled"], scale=[2.0, 2.0], offset=[0.0, 0.0], **ml),
+        helper.make_node("TreeEnsembleClassifier", ["scaled"], ["label", "scores"], **trees, **classifier, **ml),
+    ]
+    save("trees_labels", nodes, [tensor("x", FLOAT, [N, 2])], [tensor("label", text, [N]), tensor("scores", FLOAT, [N, 3])], opsets=ml_opset)
+    # A tree whose second node leads back to the first.
+    trees |= {"nodes_truenodeids": [1, 0, 0, 0, 0, 1, 0, 0]}
+    save("trees_cycle", [helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], **trees, **regressor, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [N, 1])], opsets=ml_opset)
+
 
 if __name__ == "__main__":
     main()

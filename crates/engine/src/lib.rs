@@ -24,6 +24,7 @@ pub mod tensor;
 mod tests;
 pub mod text;
 pub mod threads;
+pub(crate) mod trees;
 pub mod validation;
 pub mod version;
 

@@ -47,6 +47,9 @@ pub struct Options {
     /// The number of threads of a session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// What runs tree ensembles.
+    #[serde(skip_serializing_if = "is_default")]
+    pub trees: Trees,
     /// The maximum number of tokens per text. Longer texts are truncated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
@@ -111,6 +114,17 @@ pub enum Batching {
     Force,
 }
 
+/// What runs tree ensembles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trees {
+    /// The kernels of the engine, if they can run the ensemble. The results are those of ONNX Runtime with one thread.
+    #[default]
+    Compiled,
+    /// ONNX Runtime.
+    OnnxRuntime,
+}
+
 /// How the token states of a text are combined into one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -134,7 +148,7 @@ pub const MAX_BATCH_SIZE: usize = 1 << 20;
 pub const MAX_THREADS: usize = 256;
 
 /// The option names, and a description of the values for error messages.
-const KEYS: [(&str, &str); 14] = [
+const KEYS: [(&str, &str); 15] = [
     ("features", "an array of column names"),
     ("on_null", "one of \"null\", \"error\", \"nan\""),
     ("on_error", "one of \"error\", \"null\""),
@@ -146,6 +160,7 @@ const KEYS: [(&str, &str); 14] = [
     ("batch_size", "a whole number of rows"),
     ("device", "one of \"cpu\", \"cuda\", \"cuda:N\", \"auto\""),
     ("threads", "a whole number"),
+    ("trees", "one of \"compiled\", \"onnxruntime\""),
     ("max_length", "a whole number of tokens"),
     ("pooling", "one of \"mean\", \"cls\", \"last\", \"none\""),
     ("normalize", "true or false"),

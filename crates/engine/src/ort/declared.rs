@@ -48,7 +48,8 @@ pub struct Declared {
     pub inputs: Vec<DeclaredInput>,
     /// Name and kind of each output.
     pub outputs: Vec<(String, DeclaredOutput)>,
-    /// Producer, graph name, domain and description, if the file contains them.
+    /// Producer, graph name, domain and description, if the file contains them, and the number of tree ensembles that
+    /// are compiled.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -131,6 +132,9 @@ impl Session {
             put("graph", metadata.name());
             put("domain", metadata.domain());
             put("description", metadata.description());
+        }
+        if self.trees > 0 {
+            declared.metadata.insert("compiled_trees".to_owned(), self.trees.into());
         }
         Ok(declared)
     }

@@ -8,5 +8,6 @@ pub mod session;
 pub mod session_cache;
 pub mod stop;
 pub(crate) mod string_tensor;
+pub(crate) mod tree_operator;
 pub(crate) mod values;
 pub mod weights;

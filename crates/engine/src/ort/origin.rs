@@ -1,17 +1,38 @@
 //! The bytes that a session is created from.
 
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
+use ort::operator::OperatorDomain;
 use ort::session::builder::SessionBuilder;
 
 use crate::error::Result;
 use crate::onnx::categories::{self, Categories};
+use crate::options::{Options, Trees};
+use crate::ort::environment::{Config, load_error, prepare};
+use crate::ort::session::Session;
+use crate::ort::tree_operator::{self, Ensembles};
 use crate::ort::weights::{SharedBytes, in_place, with_external};
+use crate::trees::kernels::Kernel;
+use crate::trees::rewriting::{self, Rewritten};
 
 /// The source of a session's bytes.
 pub(crate) enum Origin<'a> {
     Memory(&'a [u8], Vec<(String, SharedBytes)>),
     File(&'a Path),
+    /// A model whose tree ensembles are replaced, and the operators that replace them.
+    Trees(&'a [u8], Vec<(String, SharedBytes)>, Arc<OperatorDomain>),
+}
+
+/// A session of ONNX Runtime, and how its model was rewritten.
+pub(crate) struct Opened {
+    pub(crate) inner: ort::session::Session,
+    /// ONNX Runtime's message, if the device `auto` fell back to the CPU.
+    pub(crate) fallback: Option<String>,
+    pub(crate) categories: Vec<Categories>,
+    /// The number of tree ensembles that are compiled.
+    pub(crate) trees: usize,
 }
 
 /// The largest model file that is rewritten, in bytes. Larger models do not predict from tables and are loaded
@@ -19,17 +40,64 @@ pub(crate) enum Origin<'a> {
 const LARGEST_TABLE_MODEL: u64 = 256 << 20;
 
 impl Origin<'_> {
-    /// Returns the model rewritten to take category numbers for the text inputs that it only looks up, and the
-    /// categories. Returns `None` if there is no such input or the model cannot be rewritten.
-    pub(crate) fn by_number(&self) -> Option<(Vec<u8>, Vec<Categories>)> {
+    /// Returns the model file, or `None` if it is too large to be rewritten or cannot be read.
+    pub(crate) fn model(&self) -> Option<Cow<'_, [u8]>> {
         match self {
-            Self::Memory(model, external) => external.is_empty().then(|| categories::rewritten(model))?,
+            Self::Memory(model, _) | Self::Trees(model, ..) => Some(Cow::Borrowed(model)),
             Self::File(path) => {
                 let size = std::fs::metadata(path).ok()?.len();
-                let model = (size <= LARGEST_TABLE_MODEL).then(|| std::fs::read(path).ok())??;
-                categories::rewritten(&model)
+                (size <= LARGEST_TABLE_MODEL).then(|| std::fs::read(path).ok())?.map(Cow::Owned)
             }
         }
+    }
+
+    /// Returns the files of weights that are given with the model.
+    pub(crate) fn external(&self) -> &[(String, SharedBytes)] {
+        match self {
+            Self::Memory(_, external) | Self::Trees(_, external, _) => external,
+            Self::File(_) => &[],
+        }
+    }
+
+    /// Returns the model rewritten to take category numbers for the text inputs that it only looks up, and the
+    /// categories. Returns `None` if there is no such input or the model cannot be rewritten.
+    pub(crate) fn by_number(&self, model: &[u8]) -> Option<(Vec<u8>, Vec<Categories>)> {
+        self.external().is_empty().then(|| categories::rewritten(model))?
+    }
+
+    /// Creates the session from the model rewritten as far as ONNX Runtime accepts it.
+    pub(crate) fn open(&self, options: &Options, config: &Config) -> Result<Opened> {
+        let model = self.model();
+        let (model, categories) = match model.as_ref().and_then(|model| self.by_number(model)) {
+            Some((model, categories)) => (Some(Cow::Owned(model)), categories),
+            None => (model, Vec::new()),
+        };
+        let compiled = match model.as_deref().filter(|_| options.trees == Trees::Compiled) {
+            // A rewritten model has no file, so it cannot have weights in files beside it.
+            Some(model) => {
+                let beside = || matches!(self, Self::File(_)) && rewriting::names_files(model);
+                rewriting::rewritten(model)?.filter(|_| !beside())
+            }
+            None => None,
+        };
+        if let Some(Rewritten { model, ensembles }) = compiled {
+            let trees = ensembles.len();
+            prepare(config)?;
+            let ensembles = Ensembles::new(ensembles, Kernel::fastest());
+            let origin = Origin::Trees(&model, self.external().to_vec(), tree_operator::domain(&ensembles)?);
+            let opened = Session::open(&origin, config);
+            ensembles.release();
+            if let Ok((inner, fallback)) = opened {
+                return Ok(Opened { inner, fallback, categories, trees });
+            }
+        }
+        if let Some(model) = model.filter(|_| !categories.is_empty())
+            && let Ok((inner, fallback)) = Session::open(&Origin::Memory(&model, Vec::new()), config)
+        {
+            return Ok(Opened { inner, fallback, categories, trees: 0 });
+        }
+        let (inner, fallback) = Session::open(self, config)?;
+        Ok(Opened { inner, fallback, categories: Vec::new(), trees: 0 })
     }
 
     /// Adds the weights to the builder and creates the session. `on_cpu`: whether it runs on the CPU alone.
@@ -43,6 +111,12 @@ impl Origin<'_> {
             Self::File(path) => {
                 let mut builder = builder;
                 builder.commit_from_file(path)
+            }
+            Self::Trees(model, external, operators) => {
+                let builder = builder.with_operators(Arc::clone(operators));
+                let builder = builder.map_err(|e| load_error(e.message().to_owned()))?;
+                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
+                with_external(builder, external)?.commit_from_memory(model)
             }
         })
     }

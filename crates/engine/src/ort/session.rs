@@ -21,7 +21,7 @@ use crate::onnx::content::Content;
 use crate::options::Options;
 use crate::ort::denormals::without_denormals;
 use crate::ort::environment::{Config, builder, device_error, load_error, with_cuda};
-use crate::ort::origin::Origin;
+use crate::ort::origin::{Opened, Origin};
 use crate::ort::stop::Stop;
 use crate::ort::string_tensor::string_tensor;
 use crate::ort::values::{Feed, RawOutput, got, tensor};
@@ -37,6 +37,8 @@ pub struct Session {
     pub(crate) text: Option<Text>,
     /// The inputs that take category numbers in this session, while the model declares texts.
     pub(crate) categories: Vec<Categories>,
+    /// The number of tree ensembles that run on the engine's kernels.
+    pub(crate) trees: usize,
     pub(crate) bytes: usize,
     /// The weights that ONNX Runtime uses where they are. Dropped after `inner`.
     pub(crate) weights: Vec<SharedBytes>,
@@ -115,15 +117,7 @@ impl Session {
         bytes: usize,
     ) -> Result<Self> {
         let mut text = tokenizer.map(|json| Text::parse(&json, options)).transpose()?;
-        let rewritten = origin.by_number().and_then(|(model, categories)| {
-            // If ONNX Runtime rejects the rewritten model, the original is loaded.
-            let opened = Self::open(&Origin::Memory(&model, Vec::new()), config).ok()?;
-            Some((opened, categories))
-        });
-        let ((inner, fallback), categories) = match rewritten {
-            Some(rewritten) => rewritten,
-            None => (Self::open(origin, config)?, Vec::new()),
-        };
+        let Opened { inner, fallback, categories, trees } = origin.open(options, config)?;
         let card = match config.device {
             Device::Cpu => None,
             Device::Cuda(id) => Some(id),
@@ -142,6 +136,7 @@ impl Session {
             inner: Mutex::new(inner),
             text,
             categories,
+            trees,
             bytes,
             weights: Vec::new(),
             abandoned: AtomicUsize::new(0),

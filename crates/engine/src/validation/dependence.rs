@@ -99,7 +99,7 @@ struct Attribute {
 
 /// Operators that compute each element, or each row of a table, from the same position in their inputs. A model that
 /// contains only these operators does not mix rows.
-const ROW_WISE: [&str; 60] = [
+const ROW_WISE: [&str; 61] = [
     "Abs",
     "Add",
     "And",
@@ -157,6 +157,7 @@ const ROW_WISE: [&str; 60] = [
     "Sub",
     "Sum",
     "Tanh",
+    "TreeEnsemble",
     "TreeEnsembleClassifier",
     "TreeEnsembleRegressor",
     "ZipMap",

@@ -1,0 +1,196 @@
+//! Damaged and absurd ensembles are refused or left to ONNX Runtime, in bounded time and memory.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::tensor::Column;
+use crate::trees::kernels::Kernel;
+use crate::trees::rewriting::rewritten;
+use crate::trees::tests::encoding::{Attribute, Input, ModelOfTrees};
+use crate::trees::tests::generated::{Dice, generated};
+use crate::trees::tests::{compiled, difference, plain, run};
+
+/// A regressor of one tree. A child of -1 is a leaf of its own.
+fn tree(splits: &[(i64, i64)]) -> ModelOfTrees {
+    let (mut modes, mut yes, mut no) = (Vec::new(), Vec::new(), Vec::new());
+    let mut next = splits.len() as i64;
+    let mut child = |c: i64| {
+        next += i64::from(c < 0);
+        if c < 0 { next - 1 } else { c }
+    };
+    for (a, b) in splits {
+        modes.push("BRANCH_LEQ".to_owned());
+        yes.push(child(*a));
+        no.push(child(*b));
+    }
+    let n = next as usize;
+    modes.resize(n, "LEAF".to_owned());
+    yes.resize(n, 0);
+    no.resize(n, 0);
+    let leaves: Vec<i64> = (splits.len() as i64..next).collect();
+    let mut model = ModelOfTrees {
+        operator: "TreeEnsembleRegressor",
+        opset: 3,
+        attributes: Vec::new(),
+        input: Input::Float32,
+        width: 3,
+    };
+    model.set("n_targets", Attribute::Integer(1));
+    model.set("nodes_modes", Attribute::Texts(modes));
+    model.set("nodes_treeids", Attribute::Integers(vec![0; n]));
+    model.set("nodes_nodeids", Attribute::Integers((0..next).collect()));
+    model.set("nodes_featureids", Attribute::Integers((0..next).map(|i| i % 3).collect()));
+    model.set("nodes_values", Attribute::Floats((0..n).map(|i| (i % 7) as f32 - 3.0).collect()));
+    model.set("nodes_truenodeids", Attribute::Integers(yes));
+    model.set("nodes_falsenodeids", Attribute::Integers(no));
+    model.set("target_ids", Attribute::Integers(vec![0; leaves.len()]));
+    model.set("target_treeids", Attribute::Integers(vec![0; leaves.len()]));
+    model.set("target_weights", Attribute::Floats(leaves.iter().map(|l| *l as f32).collect()));
+    model.set("target_nodeids", Attribute::Integers(leaves));
+    model
+}
+
+fn is_left(model: &ModelOfTrees) -> bool {
+    match rewritten(&model.encode()).unwrap() {
+        None => true,
+        Some(_) => Kernel::all().into_iter().all(|kernel| compiled(&model.encode(), kernel).is_err()),
+    }
+}
+
+#[test]
+fn a_cycle_is_refused() {
+    for splits in [&[(0, -1)][..], &[(1, -1), (0, -1)], &[(-1, 1), (2, -1), (-1, 1)], &[(1, 2), (-1, -1), (-1, 0)]] {
+        let refused = rewritten(&tree(splits).encode());
+        assert!(matches!(refused, Err(Error::InvalidModel { .. })), "{splits:?}");
+    }
+}
+
+#[test]
+fn what_is_no_tree_is_left_to_onnx_runtime() {
+    let fit = tree(&[(1, 2), (-1, -1), (-1, -1)]);
+    assert!(!is_left(&fit));
+    // A node with two parents, a node that does not exist, and nodes that no tree reaches.
+    for splits in [&[(1, 1), (-1, -1)][..], &[(1, 99), (-1, -1)], &[(1, i64::MAX), (-1, -1)], &[(-1, -1), (-1, -1)]] {
+        assert!(is_left(&tree(splits)), "{splits:?}");
+    }
+    let cases: &[(&str, Attribute)] = &[
+        ("nodes_featureids", Attribute::Integers(vec![i64::MAX; 7])),
+        ("nodes_featureids", Attribute::Integers(vec![-1; 7])),
+        ("nodes_featureids", Attribute::Integers(vec![0; 6])),
+        ("nodes_values", Attribute::Floats(vec![f32::NAN; 7])),
+        ("nodes_values", Attribute::Floats(vec![])),
+        ("nodes_values", Attribute::Integers(vec![0; 7])),
+        ("nodes_values_as_tensor", Attribute::DoubleTensor(vec![0.0; 7])),
+        ("nodes_modes", Attribute::Texts(vec!["BRANCH_MEMBER".to_owned(); 7])),
+        ("nodes_nodeids", Attribute::Integers(vec![0; 7])),
+        ("nodes_nodeids", Attribute::Integers(vec![-1, -2, -3, -4, -5, -6, -7])),
+        ("nodes_treeids", Attribute::Integers(vec![0, 0, 0, 1, 0, 0, 0])),
+        ("nodes_treeids", Attribute::Integers(vec![-1; 7])),
+        ("nodes_truenodeids", Attribute::Integers(vec![-1; 7])),
+        ("target_ids", Attribute::Integers(vec![1; 4])),
+        ("target_ids", Attribute::Integers(vec![-1; 4])),
+        ("target_nodeids", Attribute::Integers(vec![3, 4, 5, 5])),
+        ("target_nodeids", Attribute::Integers(vec![3, 4, 5, 70])),
+        ("target_treeids", Attribute::Integers(vec![9; 4])),
+        ("target_weights", Attribute::Floats(vec![f32::NAN; 4])),
+        ("base_values", Attribute::Floats(vec![1.0, 2.0])),
+        ("n_targets", Attribute::Integer(0)),
+        ("n_targets", Attribute::Integer(i64::MAX)),
+        ("n_targets", Attribute::Integer(i64::MIN)),
+        ("post_transform", Attribute::Text("UNKNOWN".to_owned())),
+        ("aggregate_function", Attribute::Text("MEDIAN".to_owned())),
+        ("surprise", Attribute::Integer(1)),
+    ];
+    for (name, attribute) in cases {
+        let mut model = fit.clone();
+        model.set(name, attribute.clone());
+        assert!(is_left(&model), "{name} {attribute:?}");
+    }
+}
+
+#[test]
+fn deep_and_numerous_trees_take_bounded_time() {
+    // A chain, deeper on the first and on the second side.
+    let deep = 300_000;
+    for first in [true, false] {
+        let chain: Vec<(i64, i64)> = (1..=deep)
+            .map(|i| match (i == deep, first) {
+                (true, _) => (-1, -1),
+                (_, true) => (i, -1),
+                (_, false) => (-1, i),
+            })
+            .collect();
+        let bytes = tree(&chain).encode();
+        let began = Instant::now();
+        for kernel in Kernel::all() {
+            let session = compiled(&bytes, kernel).unwrap().unwrap();
+            let column = Column::Float32(vec![f32::NAN, 0.5, f32::INFINITY]);
+            run(&session, "x", &column, 1).unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    // A million trees of one leaf.
+    let n = 1_000_000;
+    let mut model = tree(&[(-1, -1)]);
+    let zeros = || Attribute::Integers(vec![0; n]);
+    model.set("nodes_modes", Attribute::Texts(vec!["LEAF".to_owned(); n]));
+    for name in ["nodes_nodeids", "nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids", "target_nodeids"] {
+        model.set(name, zeros());
+    }
+    model.set("target_ids", zeros());
+    model.set("nodes_values", Attribute::Floats(vec![0.0; n]));
+    model.set("target_weights", Attribute::Floats(vec![0.5; n]));
+    let trees = || Attribute::Integers((0..n as i64).collect());
+    model.set("nodes_treeids", trees());
+    model.set("target_treeids", trees());
+    let began = Instant::now();
+    let session = compiled(&model.encode(), Kernel::fastest()).unwrap().unwrap();
+    let column = Column::Float32(vec![0.0; 3]);
+    run(&session, "x", &column, 1).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_feature_beyond_the_input_is_an_error_of_the_run() {
+    let mut model = tree(&[(1, 2), (-1, -1), (-1, -1)]);
+    model.set("nodes_featureids", Attribute::Integers(vec![0, 1, 9, 0, 0, 0, 0]));
+    let bytes = model.encode();
+    let column = Column::Float32(vec![0.0; 3]);
+    assert!(run(&plain(&bytes).unwrap(), "x", &column, 1).is_err());
+    for kernel in Kernel::all() {
+        assert!(run(&compiled(&bytes, kernel).unwrap().unwrap(), "x", &column, 1).is_err());
+    }
+}
+
+#[test]
+fn a_damaged_ensemble_is_never_worse_than_an_error() {
+    let mut dice = Dice(7);
+    for seed in 0..60 {
+        let ensemble = generated(seed);
+        let bytes = ensemble.model.encode();
+        if bytes.len() > 200_000 {
+            continue;
+        }
+        for _ in 0..20 {
+            let mut damaged = bytes.clone();
+            for _ in 0..1 + dice.below(3) {
+                let at = dice.below(damaged.len());
+                damaged[at] ^= 1 << dice.below(8);
+            }
+            let Ok(Some(_)) = rewritten(&damaged) else { continue };
+            let column = ensemble.rows(&mut dice, 33);
+            let answers: Vec<_> = Kernel::all()
+                .into_iter()
+                .filter_map(|kernel| run(&compiled(&damaged, kernel).ok()??, "x", &column, 33).ok())
+                .collect();
+            // What is compiled from a damaged file is still the same on every kernel, and in ONNX Runtime.
+            let theirs = plain(&damaged).ok().and_then(|s| run(&s, "x", &column, 33).ok());
+            let all: Vec<_> = answers.iter().chain(&theirs).collect();
+            for pair in all.windows(2) {
+                for (a, b) in pair[0].iter().zip(pair[1]) {
+                    assert_eq!(difference(a, b), None, "seed {seed}");
+                }
+            }
+        }
+    }
+}
