@@ -20,7 +20,7 @@ SELECT (predict_batch('trees', x ORDER BY id))::real[] FROM r;
 SELECT (predict_batch('labels', x ORDER BY id))::text[] FROM r;
 
 -- NULL: no prediction, or NaN.
-SELECT predict('trees', ARRAY[NULL, 5]::real[]) IS NULL, predict('nan', ARRAY[NULL, 5]::real[]), predict('nan', ARRAY[5, NULL]::real[]);
+SELECT predict('trees', NULL::real, 5::real) IS NULL, predict('nan', NULL::real, 5::real), predict('nan', 5::real, NULL::real);
 
 -- Many rows, in batches of every size: not one differs.
 CREATE TABLE many AS SELECT n AS id, ARRAY[sin(n) * 3, cos(n * 7) * 3]::real[] AS x FROM generate_series(1, 10000) n;
