@@ -127,7 +127,7 @@ fn deep_and_numerous_trees_take_bounded_time() {
             let column = Column::Float32(vec![f32::NAN, 0.5, f32::INFINITY]);
             run(&session, "x", &column, 1).unwrap();
         }
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(began.elapsed() < Duration::from_secs(120));
     }
     // A million trees of one leaf.
     let n = 1_000_000;
@@ -147,7 +147,7 @@ fn deep_and_numerous_trees_take_bounded_time() {
     let session = compiled(&model.encode(), Kernel::fastest()).unwrap().unwrap();
     let column = Column::Float32(vec![0.0; 3]);
     run(&session, "x", &column, 1).unwrap();
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(120));
 }
 
 #[test]
