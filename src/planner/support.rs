@@ -12,7 +12,8 @@ use crate::pg::call::Call;
 use crate::pg::catalog::roles;
 use crate::pg::node::{is, members};
 use crate::pg::{text, tuple};
-use crate::planner::symbol;
+use crate::planner::{calls, symbol};
+use crate::results::call_form::CallForm;
 
 /// Returns the OID of a function of the schema `predict_internal`, or 0 if it does not exist.
 pub(crate) fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
@@ -248,6 +249,8 @@ pub(crate) struct CostQuestion(*mut pg_sys::SupportRequestCost);
 pub(crate) enum Subject {
     /// A call, with its model reference if that is a constant.
     Call(Option<String>),
+    /// A further column of rows whose model another call runs.
+    Column,
     /// Only the function is known.
     Unknown,
 }
@@ -268,6 +271,14 @@ impl CostQuestion {
                 return Subject::Unknown;
             }
             let arguments = members::<Node>((*node.cast::<pg_sys::FuncExpr>()).args);
+            // The call with the number 0 stands for the run of the model.
+            if let [_, _, number, _, ..] = arguments[..]
+                && calls::form(node) == Some(CallForm::Column)
+                && is(number, NodeTag::T_Const)
+                && text::int((*number.cast::<pg_sys::Const>()).constvalue) != 0
+            {
+                return Subject::Column;
+            }
             Subject::Call(arguments.first().and_then(|m| crate::planner::row_expansion::constant(*m)))
         }
     }

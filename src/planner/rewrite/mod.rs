@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::pg::node::{self, length, list, members, rebuilt};
 use crate::pg::tuple;
 use crate::planner::calls::Calls;
+use crate::results::call_form::CallForm;
 use crate::planner::node_spec::{CallGroup, CallSpec, NodeSpec, Top, is_ours, methods};
 use crate::planner::rewrite::node_columns::{Columns, INDEX, OUTER, Taken, told, variable};
 use crate::planner::rewrite::plan_properties::{
@@ -330,7 +331,11 @@ impl Rewrite {
             let mut below = Vec::new();
             every(plan, &mut below);
             let modifies = self.modifying_cte && below.iter().any(|p| (**p).type_ == NodeTag::T_CteScan);
-            recipe.one_by_one = if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
+            // The aggregate that a streamed `predictions()` stands for reads all rows before the first is returned.
+            recipe.reads_ahead = taken.different.iter().all(|(_, form, _)| *form == CallForm::Column);
+            recipe.one_by_one = if recipe.reads_ahead {
+                None
+            } else if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
                 Some("volatile function below".to_owned())
             } else if place.stops {
                 Some(MAY_STOP.to_owned())
@@ -338,7 +343,7 @@ impl Rewrite {
                 None
             };
             recipe.top = place.top;
-            recipe.first_alone = place.first_alone;
+            recipe.first_alone = place.first_alone && !recipe.reads_ahead;
             recipe.bound = place.limit.map(|limit| {
                 let add = |n: *mut Node| {
                     (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, pg_sys::copyObjectImpl(n.cast()));

@@ -277,7 +277,7 @@ impl Rewrite {
             if calls::any((*plan).targetlist.cast()) || calls::any((*plan).qual.cast()) {
                 // The filter of the further node may reject the first row, so another row may be read before one is
                 // returned.
-                if place.first_alone && calls::any((*plan).qual.cast()) {
+                if place.first_alone && calls::any((*plan).qual.cast()) && !NodeSpec::of(plan.cast())?.reads_ahead {
                     let scan = plan.cast::<pg_sys::CustomScan>();
                     let mut recipe = NodeSpec::clone(&*NodeSpec::of(scan)?);
                     recipe.one_by_one.get_or_insert_with(|| MAY_STOP.to_owned());
