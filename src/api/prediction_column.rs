@@ -74,7 +74,7 @@ fn prediction_column(call: &Call) -> Result<Option<Datum>> {
     let Some(column) = slot.number.checked_sub(1) else {
         // The call that returns no column, and that the others are counted by.
         open.group.run_one(call, BEFORE_ROW)?;
-        return Ok(None);
+        return Ok(call.argument(3));
     };
     if open.reader.output(column).is_none() {
         return Ok(call.argument(3));

@@ -84,6 +84,7 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
             return None;
         }
         let (definition, carried, row) = defined(function, &parts)?;
+        let of_row = definition.of_row.first().copied();
         let definition = definition.json().ok()?;
         let variadic = (*parts.aggregate).aggvariadic;
         let call = |number: usize, value: *mut Node, oid: Oid, collation: Oid| {
@@ -99,6 +100,13 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
             (*new).funcvariadic = variadic;
             new.cast::<Node>()
         };
+        let mut first = (constant_null(pg_sys::BOOLOID), pg_sys::BOOLOID, Oid::INVALID);
+        if let Some(i) = of_row {
+            let (oid, _, collation) = column(function, i);
+            let plain = is(carried[i], NodeTag::T_Var);
+            let value = if plain { pg_sys::copyObjectImpl(carried[i].cast()).cast() } else { constant_null(oid) };
+            first = (value, oid, collation);
+        }
         let mut entries = Vec::new();
         let names = members::<pg_sys::String>(function.funccolnames);
         for (i, value) in carried.into_iter().enumerate() {
@@ -111,11 +119,10 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
             let name = pg_sys::pstrdup((*names[i]).sval);
             entries.push(pg_sys::makeTargetEntry(value.cast(), tuple::number(i + 1), name, false));
         }
-        let absent = pg_sys::makeNullConst(pg_sys::BOOLOID, -1, Oid::INVALID).cast();
         let hidden = |expression: *mut Node, number: usize| {
             pg_sys::makeTargetEntry(expression.cast(), tuple::number(number), std::ptr::null_mut(), true)
         };
-        entries.push(hidden(call(0, absent, pg_sys::BOOLOID, Oid::INVALID), entries.len() + 1));
+        entries.push(hidden(call(0, first.0, first.1, first.2), entries.len() + 1));
         for argument in members::<pg_sys::TargetEntry>((*parts.aggregate).args) {
             if (*argument).ressortgroupref != 0 {
                 let entry = hidden((*argument).expr.cast(), entries.len() + 1);
@@ -131,6 +138,11 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
         (*select).limitOption = pg_sys::LimitOption::LIMIT_OPTION_COUNT;
         Some(select)
     }
+}
+
+unsafe fn constant_null(oid: Oid) -> *mut Node {
+    // SAFETY: makes a constant of a type that exists.
+    unsafe { pg_sys::makeNullConst(oid, -1, pg_sys::get_typcollation(oid)).cast() }
 }
 
 unsafe fn constant(oid: Oid, value: pg_sys::Datum) -> *mut Node {

@@ -47,10 +47,10 @@ impl DefinitionList {
         serde_json::to_string(self).map_err(|e| Error::Plan { reason: e.to_string() })
     }
 
-    /// Returns the type of a column by its number, from 1. The number 0 is the call that returns no column; its type is
-    /// boolean.
+    /// Returns the type of a column by its number, from 1. The number 0 is the call that returns no column. Its value is
+    /// the first column of the row, by which errors name a row, and NULL of type boolean if there is none.
     pub(crate) fn type_of(&self, number: usize) -> Option<Oid> {
-        match number.checked_sub(1) {
+        match number.checked_sub(1).or(self.of_row.first().copied()) {
             None => Some(pg_sys::BOOLOID),
             Some(i) => self.columns.get(i).map(|c| Oid::from(c.oid)),
         }

@@ -127,8 +127,10 @@ impl Streamed {
         let spec = RunSpec::new(Arc::clone(version), &wanted);
         let layout = spec.layout(&select(&wanted), carried, false);
         let key = layout.carried.first().and_then(|first| {
-            let column = given.columns.iter().find(|c| {
-                c.number.checked_sub(1).and_then(|i| list.columns.get(i)).is_some_and(|c| c.name == first.name)
+            let named = |i: usize| list.columns.get(i).is_some_and(|c| c.name == first.name);
+            let column = given.columns.iter().find(|c| match c.number.checked_sub(1) {
+                Some(i) => named(i),
+                None => c.is_kept && list.of_row.first().is_some_and(|i| named(*i)),
             })?;
             Some((column.column, first.name.clone(), Oid::from(first.oid)))
         });
