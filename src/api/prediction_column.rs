@@ -39,13 +39,12 @@ struct OpenSite {
 
 /// Reads the arguments that are the same for every row.
 fn slot(call: &Call) -> Result<SiteSlot> {
-    let broken = || Error::Plan { reason: "a column is not as its definition list says".to_owned() };
     let definition = DefinitionList::parse(&call.text(1, "the definition list")?)?;
-    let number = call.int(2).and_then(|n| usize::try_from(n).ok()).ok_or_else(broken)?;
+    let number = call.int(2).and_then(|n| usize::try_from(n).ok()).ok_or_else(DefinitionList::misused)?;
     // Anybody may write such a call, but not with a result of another type than record.
-    let oid = definition.type_of(number).ok_or_else(broken)?;
+    let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
     if call.result_type() != oid || call.argument_type(3) != oid {
-        return Err(broken());
+        return Err(DefinitionList::misused());
     }
     if let [aggregate, function] = definition.functions[..] {
         roles::check_execute_aggregate(aggregate.into());

@@ -29,6 +29,36 @@ pub(crate) fn replace(query: *mut pg_sys::Query) {
     unsafe { visit(query.cast(), std::ptr::null_mut()) };
 }
 
+/// Replaces the item of a query that calls `predictions()` like this. Returns whether there is one.
+///
+/// PostgreSQL simplifies the items in FROM before it merges sub-selects into the query (`preprocess_function_rtes`). At
+/// that time it may also replace the item of an inlined function by a sub-select.
+pub(crate) unsafe fn replace_item(query: *mut pg_sys::Query, call: *mut pg_sys::FuncExpr) -> bool {
+    // SAFETY: the query that is being planned; each node is cast to the type that its tag names.
+    unsafe {
+        let calls = |item: &pg_sys::RangeTblEntry| {
+            item.rtekind == pg_sys::RTEKind::RTE_FUNCTION
+                && members::<pg_sys::RangeTblFunction>(item.functions)
+                    .iter()
+                    .any(|f| pg_sys::equal((**f).funcexpr.cast(), call.cast()))
+        };
+        let items = members::<pg_sys::RangeTblEntry>((*query).rtable);
+        items.into_iter().any(|item| calls(&*item) && replace_entry(item))
+    }
+}
+
+/// Replaces an entry of the range table, if it can be replaced. Returns whether it was.
+unsafe fn replace_entry(item: *mut pg_sys::RangeTblEntry) -> bool {
+    // SAFETY: an entry of the query that is being planned.
+    unsafe {
+        let Some(select) = streamed(&*item) else { return false };
+        (*item).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+        (*item).subquery = select;
+        (*item).functions = std::ptr::null_mut();
+        true
+    }
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn visit(node: *mut Node, context: *mut c_void) -> bool {
     // SAFETY: walks a query tree; each node is cast to the type that its tag names.
@@ -38,11 +68,7 @@ unsafe extern "C-unwind" fn visit(node: *mut Node, context: *mut c_void) -> bool
             NodeTag::T_Query => {
                 let query = node.cast::<pg_sys::Query>();
                 for item in members::<pg_sys::RangeTblEntry>((*query).rtable) {
-                    if let Some(select) = streamed(&*item) {
-                        (*item).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
-                        (*item).subquery = select;
-                        (*item).functions = std::ptr::null_mut();
-                    }
+                    replace_entry(item);
                 }
                 pg_sys::ffi::pg_guard_ffi_boundary(|| node::query_tree_walker(query, visit, context, 0))
             }

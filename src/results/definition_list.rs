@@ -34,12 +34,16 @@ pub(crate) struct DefinedColumn {
 impl DefinitionList {
     /// Reads a list from its JSON.
     pub(crate) fn parse(json: &str) -> Result<Self> {
-        let broken = |reason: String| Error::Plan { reason };
-        let list: Self = serde_json::from_str(json).map_err(|e| broken(e.to_string()))?;
+        let list: Self = serde_json::from_str(json).map_err(|_| Self::misused())?;
         if list.of_row.iter().any(|i| *i >= list.columns.len()) {
-            return Err(broken("a column of the row is not in the definition list".to_owned()));
+            return Err(Self::misused());
         }
         Ok(list)
+    }
+
+    /// Returns the error for a call that the planner did not make.
+    pub(crate) fn misused() -> Error {
+        Error::Context { function: "prediction_column()", reason: "is called by a user" }
     }
 
     /// Writes the list as JSON.

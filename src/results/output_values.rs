@@ -29,6 +29,9 @@ pub(crate) fn scalar_type(element: ElementType) -> Oid {
 /// The largest number of dimensions of a PostgreSQL array (MAXDIM in utils/array.h).
 pub(crate) const MOST_DIMENSIONS: usize = 6;
 
+/// The number of elements that an array must stay below (MaxArraySize in utils/array.h).
+const MOST_ELEMENTS: usize = (1 << 27) - 8;
+
 /// Returns the natural SQL type of an output: the type of its value in one row, before any conversion.
 pub(crate) fn natural_type(output: &Output) -> Oid {
     let (element, rank) = match &output.row {
@@ -161,7 +164,7 @@ pub(crate) fn jsonb(json: &str) -> Datum {
 
 /// Builds an array datum. Without values it is the empty array.
 pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usize], element: Oid) -> Result<Datum> {
-    if values.len() >= (1 << 27) - 8 {
+    if values.len() >= MOST_ELEMENTS {
         return Err(Error::TooLarge { bytes: values.len() * 8 });
     }
     let too_large = |_| Error::TooLarge { bytes: values.len() * 8 };
@@ -186,6 +189,43 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
             align,
         ))
     })
+}
+
+/// Builds an array without NULLs of elements that are passed by value and have no padding between them. `fill` writes
+/// the bytes of its elements.
+pub(crate) fn plain_array(
+    dimensions: &[usize],
+    element: Oid,
+    size: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<Datum> {
+    let count = dimensions.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+    let too_large = || Error::TooLarge { bytes: count.saturating_mul(size) };
+    if count >= MOST_ELEMENTS || count.saturating_mul(size) > 0x3fff_ff00 {
+        return Err(too_large());
+    }
+    let mut dims = Vec::with_capacity(dimensions.len());
+    for d in dimensions {
+        dims.push(i32::try_from(*d).map_err(|_| too_large())?);
+    }
+    // ARR_OVERHEAD_NONULLS in utils/array.h: the header, the dimensions and the lower bounds, aligned.
+    let head = (size_of::<pg_sys::ArrayType>() + 8 * dims.len()).next_multiple_of(8);
+    let total = head + count * size;
+    // SAFETY: the array has room for its head and its elements. All bytes are written before it is used.
+    unsafe {
+        let array = pg_sys::palloc0(total).cast::<pg_sys::ArrayType>();
+        pgrx::varlena::set_varsize_4b(array.cast(), i32::try_from(total).map_err(|_| too_large())?);
+        (*array).ndim = i32::try_from(dims.len()).map_err(|_| too_large())?;
+        (*array).dataoffset = 0;
+        (*array).elemtype = element;
+        let shape = array.add(1).cast::<i32>();
+        for (i, d) in dims.iter().enumerate() {
+            *shape.add(i) = *d;
+            *shape.add(dims.len() + i) = 1;
+        }
+        fill(std::slice::from_raw_parts_mut(array.cast::<u8>().add(head), count * size))?;
+        Ok(Datum::from(array))
+    }
 }
 
 /// Returns a row of an output in its natural SQL type.

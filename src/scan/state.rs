@@ -354,24 +354,23 @@ unsafe fn streamed_column(
     call: *mut pg_sys::FuncExpr,
     column: usize,
 ) -> Result<(DefinitionList, StreamedColumn, *mut pg_sys::Node)> {
-    let broken = || Error::Plan { reason: "a column is not as its definition list says".to_owned() };
     // SAFETY: each node is cast to the type that its tag names.
     unsafe {
         let &[_, definition, number, value, ..] = &members::<pg_sys::Node>((*call).args)[..] else {
-            return Err(broken());
+            return Err(DefinitionList::misused());
         };
         if !is(definition, NodeTag::T_Const) || !is(number, NodeTag::T_Const) {
-            return Err(broken());
+            return Err(DefinitionList::misused());
         }
         let (definition, number) = (&*definition.cast::<pg_sys::Const>(), &*number.cast::<pg_sys::Const>());
         if definition.constisnull || number.constisnull {
-            return Err(broken());
+            return Err(DefinitionList::misused());
         }
         let definition = DefinitionList::parse(&text::text(definition.constvalue)?)?;
-        let number = usize::try_from(text::int(number.constvalue)).map_err(|_| broken())?;
-        let oid = definition.type_of(number).ok_or_else(broken)?;
+        let number = usize::try_from(text::int(number.constvalue)).map_err(|_| DefinitionList::misused())?;
+        let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
         if oid != (*call).funcresulttype || oid != pg_sys::exprType(value) {
-            return Err(broken());
+            return Err(DefinitionList::misused());
         }
         if let [aggregate, function] = definition.functions[..] {
             roles::check_execute_aggregate(aggregate.into());

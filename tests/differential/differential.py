@@ -287,6 +287,7 @@ class Maker:
             f"WITH gone AS (DELETE FROM t WHERE g = 1 RETURNING *) SELECT a.id, a.y FROM predictions((SELECT predict_batch('m', gone) FROM gone)) AS a(id int, y real)",
             f"WITH gone AS (DELETE FROM u WHERE predict('m', z) > 2 RETURNING *) SELECT id, {self.call('a').replace('a.x', 'a.z').replace('a.y', 'a.z')} FROM gone a",
         )
+        self.order = False
         return role + [dml, "SELECT id, y FROM t ORDER BY id", "SELECT id, x, y FROM none ORDER BY id, x, y"]
 
 
@@ -360,6 +361,9 @@ def main():
             replanned = "predictions(" in text and any(stop in text for stop in STOPS)
             # One call for several equal ones is what batching may save; never may it make more.
             same = on == off if fails else on[1:] == off[1:] and (replanned or on[0] <= off[0])
+            # An error of the definition list comes before those of the rows if they are streamed, and after them otherwise.
+            both = isinstance(on, str) and isinstance(off, str) and "predictions(" in text
+            same = same or (both and "a value is wrong" == off and on[:5] in ("42611", "42804"))
             if fails and not same and replanned and "a value is wrong" in (on, off):
                 stopped += 1
             elif not same:

@@ -26,7 +26,7 @@ RESET pg_predict.enable_batch_scan;
 INSERT INTO t VALUES (6, 'too large', 2147483647, 1, 0);
 SELECT * FROM attempt($$SELECT label FROM predictions((SELECT predict_batch('shapes', t) FROM t)) p(label smallint)$$);
 SELECT * FROM predictions((SELECT predict_batch('shapes', t ORDER BY id) FROM t)) p(id int, label smallint) LIMIT 2;
-SELECT * FROM predictions((SELECT predict_batch('shapes', t ORDER BY id) FROM t)) p(id int, label smallint) WHERE id > 1 LIMIT 2;
+SELECT * FROM predictions((SELECT predict_batch('shapes', t ORDER BY id) FROM t)) p(id int, label smallint) WHERE id < 3 LIMIT 2;
 SELECT * FROM predictions((SELECT predict_batch('shapes', t ORDER BY id) FROM t)) p(id int, label smallint) LIMIT 0;
 BEGIN;
 DECLARE c CURSOR FOR SELECT * FROM predictions((SELECT predict_batch('shapes', t ORDER BY id) FROM t)) p(id int, label smallint);
@@ -135,7 +135,7 @@ CREATE ROLE streaming_reader;
 GRANT SELECT ON t TO streaming_reader;
 CREATE TABLE guarded AS SELECT * FROM t;
 ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
-CREATE POLICY some ON guarded USING (id <> 2);
+CREATE POLICY without_2 ON guarded USING (id <> 2);
 GRANT SELECT ON guarded TO streaming_reader;
 PREPARE r AS SELECT id, label FROM predictions((SELECT predict_batch('shapes', g) FROM guarded g)) p(id int, label bigint) ORDER BY id;
 EXECUTE r;
@@ -198,6 +198,5 @@ SELECT count(*), sum(label), min(note), sum(id) FROM predictions((SELECT predict
 SET max_parallel_workers_per_gather = 0;
 SELECT count(*), sum(label), min(note), sum(id) FROM predictions((SELECT predict_batch('shapes', l) FROM large l)) p(id int, note text, label bigint);
 
-DROP ROLE IF EXISTS streaming_unused;
 DROP OWNED BY streaming_reader;
 DROP ROLE streaming_reader;
