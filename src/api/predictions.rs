@@ -11,6 +11,7 @@ use crate::pg::call::{Call, pg_function};
 use crate::pg::process::check_interrupts;
 use crate::pg::text;
 use crate::planner::support;
+use crate::results::output_values::PlainArray;
 use crate::results::result_set::{Layout, Results};
 use crate::results::{expanded, output_values, result_rows, set_returning, text_form};
 
@@ -188,7 +189,7 @@ fn copied_array(results: &Results, element: Oid) -> Result<Option<Datum>> {
             Ok(())
         })
     };
-    output_values::plain_array(&dimensions, element, size, fill).map(Some)
+    output_values::plain_array(&PlainArray::new(&dimensions, element, size)?, fill).map(Some)
 }
 
 /// Returns the error for an output that does not fit a cast.

@@ -191,40 +191,66 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
     })
 }
 
-/// Builds an array without NULLs of elements that are passed by value and have no padding between them. `fill` writes
-/// the bytes of its elements.
-pub(crate) fn plain_array(
-    dimensions: &[usize],
-    element: Oid,
-    size: usize,
-    fill: impl FnOnce(&mut [u8]) -> Result<()>,
-) -> Result<Datum> {
-    let count = dimensions.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
-    let too_large = || Error::TooLarge { bytes: count.saturating_mul(size) };
-    if count >= MOST_ELEMENTS || count.saturating_mul(size) > 0x3fff_ff00 {
-        return Err(too_large());
-    }
-    let mut dims = Vec::with_capacity(dimensions.len());
-    for d in dimensions {
-        dims.push(i32::try_from(*d).map_err(|_| too_large())?);
-    }
-    // ARR_OVERHEAD_NONULLS in utils/array.h: the header, the dimensions and the lower bounds, aligned.
-    let head = (size_of::<pg_sys::ArrayType>() + 8 * dims.len()).next_multiple_of(8);
-    let total = head + count * size;
-    // SAFETY: the array has room for its head and its elements. All bytes are written before it is used.
-    unsafe {
-        let array = pg_sys::palloc0(total).cast::<pg_sys::ArrayType>();
-        pgrx::varlena::set_varsize_4b(array.cast(), i32::try_from(total).map_err(|_| too_large())?);
-        (*array).ndim = i32::try_from(dims.len()).map_err(|_| too_large())?;
-        (*array).dataoffset = 0;
-        (*array).elemtype = element;
-        let shape = array.add(1).cast::<i32>();
-        for (i, d) in dims.iter().enumerate() {
-            *shape.add(i) = *d;
-            *shape.add(dims.len() + i) = 1;
+/// The form of arrays without NULLs that have the same dimensions. Their elements are passed by value, without padding
+/// between them.
+pub(crate) struct PlainArray {
+    /// What comes before the elements, but for the length.
+    head: Vec<u8>,
+    /// The length of an array and of its elements, in bytes.
+    total: usize,
+    pub(crate) bytes: usize,
+}
+
+impl PlainArray {
+    /// Describes arrays of elements of `size` bytes.
+    pub(crate) fn new(dimensions: &[usize], element: Oid, size: usize) -> Result<Self> {
+        let count = dimensions.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(size);
+        let too_large = || Error::TooLarge { bytes };
+        if count >= MOST_ELEMENTS || bytes > 0x3fff_ff00 {
+            return Err(too_large());
         }
-        fill(std::slice::from_raw_parts_mut(array.cast::<u8>().add(head), count * size))?;
-        Ok(Datum::from(array))
+        let number = |n: usize| i32::try_from(n).map_err(|_| too_large());
+        // ArrayType in utils/array.h: length, number of dimensions, offset of the elements if there are NULLs, type of
+        // the elements; then the dimensions, and the lower bounds.
+        let mut head = vec![0; 4];
+        head.extend(number(dimensions.len())?.to_ne_bytes());
+        head.extend(0_i32.to_ne_bytes());
+        head.extend(element.to_u32().to_ne_bytes());
+        for d in dimensions {
+            head.extend(number(*d)?.to_ne_bytes());
+        }
+        dimensions.iter().for_each(|_| head.extend(1_i32.to_ne_bytes()));
+        head.resize(head.len().next_multiple_of(8), 0);
+        Ok(Self { total: head.len() + bytes, head, bytes })
+    }
+
+    /// Returns the length of an array, in bytes.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Writes all but the elements of an array. Returns the room for the elements.
+    ///
+    /// # Safety
+    /// There must be room for `total()` bytes, aligned to 8 bytes, and nothing else may refer to it.
+    pub(crate) unsafe fn write<'a>(&self, to: *mut u8) -> &'a mut [u8] {
+        // SAFETY: the caller guarantees the room. The elements are zeroed by the caller or written next.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.head.as_ptr(), to, self.head.len());
+            pgrx::varlena::set_varsize_4b(to.cast(), i32::try_from(self.total).unwrap_or(i32::MAX));
+            std::slice::from_raw_parts_mut(to.add(self.head.len()), self.bytes)
+        }
+    }
+}
+
+/// Builds an array without NULLs. `fill` writes the bytes of its elements.
+pub(crate) fn plain_array(array: &PlainArray, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Datum> {
+    // SAFETY: PostgreSQL's memory is zeroed, and aligned to 8 bytes.
+    unsafe {
+        let to = pg_sys::palloc0(array.total()).cast::<u8>();
+        fill(array.write(to))?;
+        Ok(Datum::from(to))
     }
 }
 

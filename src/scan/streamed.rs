@@ -8,6 +8,7 @@ use pg_predict_engine::encoding::encoded_reader::EncodedRows;
 use pg_predict_engine::encoding::encoded_rows;
 use pg_predict_engine::encoding::layout::MOST_COLUMNS;
 use pg_predict_engine::reference::Selection;
+use pg_predict_engine::signature::OutputRow;
 use pg_predict_engine::tensor::Column;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys::{self, Datum, ExprState, Oid};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result, of_model};
 use crate::pg::{memory, process, report, text};
 use crate::registry::Resolved;
 use crate::results::definition_list::DefinitionList;
+use crate::results::output_values::{MOST_DIMENSIONS, PlainArray, scalar_type};
 use crate::results::result_rows::RowReader;
 use crate::results::result_set::{Faults, Layout};
 use crate::rows::row_buffer::RowBuffer;
@@ -173,6 +175,16 @@ impl Streamed {
             {
                 continue;
             }
+            if let (true, Some(output)) = (reader.is_natural(*place), reader.output(*place))
+                && let OutputRow::Tensor { shape, element } = &self.layout.outputs[output].row
+                && let Some(Values::Tensor { width, data }) = values.get(output)
+                && let (true, Some(bytes)) = (*width > 1 && shape.len() <= MOST_DIMENSIONS, data.plain())
+            {
+                let size = bytes.len() / data.len().max(1);
+                let array = PlainArray::new(shape, scalar_type(*element), size)?;
+                copy_arrays(&array, bytes, ran, *column, window)?;
+                continue;
+            }
             let bytes = match &encoded {
                 Some(bytes) => bytes,
                 None => encoded.insert(encoded_rows::encode(rows, values).map_err(of_model(&label))?),
@@ -219,6 +231,28 @@ fn told((column, name, oid): &(usize, String, Oid), row: u32, window: &RowWindow
         text::copied(pg_sys::OidOutputFunctionCall(function, value))
     };
     Some(format!("{name} = {value}"))
+}
+
+/// Stores the elements of a tensor as arrays in one column of the rows.
+fn copy_arrays(
+    array: &PlainArray,
+    mut bytes: &[u8],
+    rows: impl Iterator<Item = u32>,
+    to: usize,
+    window: &mut RowWindow,
+) -> Result<()> {
+    for (nth, row) in rows.enumerate() {
+        if nth % 256 == 0 {
+            process::check_interrupts();
+        }
+        let Some((elements, rest)) = bytes.split_at_checked(array.bytes) else { break };
+        bytes = rest;
+        let room = window.arena.room(array.total())?;
+        // SAFETY: the arena gives zeroed or reused memory of this length, aligned to 8 bytes, to this value only.
+        unsafe { array.write(room) }.copy_from_slice(elements);
+        window.answer(row, to, Some(Datum::from(room)));
+    }
+    Ok(())
 }
 
 /// Stores the elements of a column in one column of the rows. Returns false, and does nothing, for elements that are

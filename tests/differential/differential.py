@@ -4,13 +4,15 @@ The promise: both give the same rows, or the same error, the same number of call
 values. A difference is printed as SQL. Arguments: the number of statements, and the seed.
 
 `predictions((SELECT predict_batch(..) FROM ..))` is streamed only with the setting on. A query that may stop reading, such as one
-with a LIMIT, may then succeed although a row that it did not read would fail. Such statements are counted as `stopped early`.
+with a LIMIT, or that does not read every column, may then succeed although a value that it did not read would fail. Such statements
+are counted as `read less`.
 
 Exact order is compared where a statement orders its rows by a key. Calls are compared for statements that succeed: the rows that a
 models got are counted in predict.stat_models.
 """
 
 import random
+import re
 import sys
 
 import psycopg
@@ -337,7 +339,7 @@ def main():
         connection.execute("""UPDATE predict.version SET signature = signature || '{"row_micros": 1, "single_micros": 1}'""")
         connection.execute("CREATE TABLE hidden" + SETUP.split("CREATE TABLE hidden")[1])
         connection.execute("ANALYZE; SET search_path = d, public; SET statement_timeout = '20s'")
-        differences = errors = stopped = 0
+        differences = errors = less = 0
         for i in range(count):
             r = random.Random(f"{seed}.{i}")
             maker = Maker(r)
@@ -364,13 +366,14 @@ def main():
             # An error of the definition list comes before those of the rows if they are streamed, and after them otherwise.
             both = isinstance(on, str) and isinstance(off, str) and "predictions(" in text
             same = same or (both and "a value is wrong" == off and on[:5] in ("42611", "42804"))
-            if fails and not same and replanned and "a value is wrong" in (on, off):
-                stopped += 1
+            partly = re.search(r"SELECT (count\(\*\)|a\.\w+) FROM predictions", text)
+            if fails and not same and (replanned or partly) and "a value is wrong" in (on, off):
+                less += 1
             elif not same:
                 differences += 1
                 print(f"-- statement {i} of seed {seed}\n" + ";\n".join(settings + statements) + ";")
                 print(f"-- on:  {str(on)[:1500]}\n-- off: {str(off)[:1500]}\n", flush=True)
-        print(f"{count} statements, {errors} of them errors, {stopped} stopped early, {differences} differences, seed {seed}")
+        print(f"{count} statements, {errors} of them errors, {less} read less, {differences} differences, seed {seed}")
         sys.exit(differences > 0)
 
 

@@ -5,7 +5,7 @@
 \i :start
 
 -- shapes: of x[2], label [N] int64 = their sum, total [N,1], pair [N,2], grid [N,2,2] = x twice. named: y = a + b + c.
-SELECT predict.create_model('shapes', model('shapes'), '{"features": ["a", "b"]}'), predict.create_model('named', model('named')), predict.create_model('one', model('one'));
+SELECT predict.create_model('shapes', model('shapes'), '{"features": ["a", "b"], "batch_size": 1000}'), predict.create_model('named', model('named'));
 CREATE TABLE t (id int PRIMARY KEY, note text, gone int, a int, b int, c int);
 INSERT INTO t SELECT g, 'row ' || g, 0, g, 1, 0 FROM generate_series(1, 5) g;
 ALTER TABLE t DROP COLUMN gone;
