@@ -64,8 +64,7 @@ fn prediction_column(call: &Call) -> Result<Option<Datum>> {
         let mut layout = Layout::clone(&*site.plain_layout()?);
         layout.carried = slot.definition.carried(site.outputs());
         layout.unbound = false;
-        let reader =
-            memory::within(call.site_context(), || RowReader::new(&layout, slot.definition.describe()))?;
+        let reader = memory::within(call.site_context(), || RowReader::new(&layout, slot.definition.describe()))?;
         let group = GroupState::new(Some(Rc::new(RefCell::new(site))), raw);
         slot.open = Some(OpenSite { reference: raw.to_vec(), seen, group, layout, reader });
     }

@@ -156,8 +156,7 @@ fn copied_array(results: &Results, element: Oid) -> Result<Option<Datum>> {
         pg_sys::INT8OID => (ElementType::Int64, 8),
         _ => return Ok(None),
     };
-    let (OutputRow::Tensor { element: own, shape }, None) =
-        (&layout.outputs[layout.selected].row, &layout.element)
+    let (OutputRow::Tensor { element: own, shape }, None) = (&layout.outputs[layout.selected].row, &layout.element)
     else {
         return Ok(None);
     };

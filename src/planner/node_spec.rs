@@ -89,9 +89,25 @@ pub(crate) struct CallGroup {
 /// One call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CallSpec {
-    /// Its column of the scan, from 0. The expression of that column is the call.
+    /// Its column of the scan, from 0.
     pub(crate) column: usize,
     pub(crate) form: CallForm,
+    /// The position of the call in `custom_exprs`. None if the expression of its column is the call.
+    #[serde(default)]
+    pub(crate) expression: Option<usize>,
+}
+
+impl CallSpec {
+    /// Returns the call.
+    pub(crate) unsafe fn call(&self, scan: *const pg_sys::CustomScan) -> *mut pg_sys::FuncExpr {
+        // SAFETY: the rewrite made the plan; the lists have these entries.
+        unsafe {
+            match self.expression {
+                Some(i) => members::<pg_sys::FuncExpr>((*scan).custom_exprs)[i],
+                None => (*members::<pg_sys::TargetEntry>((*scan).custom_scan_tlist)[self.column]).expr.cast(),
+            }
+        }
+    }
 }
 
 /// A call that is evaluated per row, and the reason.

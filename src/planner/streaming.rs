@@ -104,8 +104,7 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
             c"prediction_column",
             &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::ANYOID, pg_sys::ANYOID],
         );
-        let allowed =
-            roles::may_execute((*parts.aggregate).aggfnoid) && roles::may_execute(parts.predictions);
+        let allowed = roles::may_execute((*parts.aggregate).aggfnoid) && roles::may_execute(parts.predictions);
         if target == Oid::INVALID || !allowed {
             return None;
         }
@@ -163,6 +162,31 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
         (*select).limitOffset = constant(pg_sys::INT8OID, pg_sys::Datum::from(0));
         (*select).limitOption = pg_sys::LimitOption::LIMIT_OPTION_COUNT;
         Some(select)
+    }
+}
+
+/// Returns what EXPLAIN shows for a call in a finished plan: the column of the item in FROM, or NULL for the call that
+/// returns no column.
+pub(crate) unsafe fn shown(range_table: *mut pg_sys::List, call: *mut pg_sys::FuncExpr) -> *mut Node {
+    // SAFETY: each node is cast to the type that its tag names.
+    unsafe {
+        let oid = (*call).funcresulttype;
+        let number = DefinitionList::of_call(call).ok().and_then(|(list, number)| {
+            let named = |item: &*mut pg_sys::RangeTblEntry| {
+                let names = members::<pg_sys::String>((*(**item).eref).colnames);
+                (**item).rtekind == pg_sys::RTEKind::RTE_SUBQUERY
+                    && names
+                        .into_iter()
+                        .map(|n| text::copied((*n).sval))
+                        .eq(list.columns.iter().map(|c| c.name.clone()))
+            };
+            let item = members::<pg_sys::RangeTblEntry>(range_table).iter().position(named)?;
+            Some((i32::try_from(item + 1).ok()?, number)).filter(|_| number > 0)
+        });
+        match number {
+            Some((item, number)) => pg_sys::makeVar(item, tuple::number(number), oid, -1, (*call).funccollid, 0).cast(),
+            None => constant_null(oid),
+        }
     }
 }
 

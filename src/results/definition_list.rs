@@ -1,11 +1,11 @@
 //! The column definition list of a streamed `predictions()`, as the planner passes it to the calls that replace it.
 
 use pg_predict_engine::signature::Output;
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::{self, NodeTag, Oid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::pg::{text, tuple};
+use crate::pg::{node, text, tuple};
 use crate::rows::binding::Carried;
 
 /// The arguments of a call before those of its row: the model, the definition list, the number of the column, and the
@@ -39,6 +39,25 @@ impl DefinitionList {
             return Err(Self::misused());
         }
         Ok(list)
+    }
+
+    /// Returns the list that a call has as a constant, and the number of the column that it returns.
+    pub(crate) unsafe fn of_call(call: *const pg_sys::FuncExpr) -> Result<(Self, usize)> {
+        // SAFETY: each node is cast to the type that its tag names.
+        unsafe {
+            let &[_, list, number, ..] = &node::members::<pg_sys::Node>((*call).args)[..] else {
+                return Err(Self::misused());
+            };
+            if !node::is(list, NodeTag::T_Const) || !node::is(number, NodeTag::T_Const) {
+                return Err(Self::misused());
+            }
+            let (list, number) = (&*list.cast::<pg_sys::Const>(), &*number.cast::<pg_sys::Const>());
+            if list.constisnull || number.constisnull {
+                return Err(Self::misused());
+            }
+            let number = usize::try_from(text::int(number.constvalue)).map_err(|_| Self::misused())?;
+            Ok((Self::parse(&text::text(list.constvalue)?)?, number))
+        }
     }
 
     /// Returns the error for a call that the planner did not make.

@@ -197,12 +197,11 @@ fn put_group(
 ) {
     // SAFETY: the expression of a call's column is the call.
     let (references, mut outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
-        let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
         group
             .calls
             .iter()
             .map(|call| {
-                let f = (*columns[call.column]).expr.cast::<pg_sys::FuncExpr>();
+                let f = call.call(plan);
                 let model = members::<pg_sys::Node>((*f).args)[0];
                 let reference = is(model, NodeTag::T_Const).then(|| constant_text(model)).flatten();
                 let output = reference.as_ref().and_then(|r| r.split_once('/')).map(|(_, o)| o.to_owned());

@@ -9,7 +9,7 @@ use crate::pg::{ambiguity, memory, running_query};
 use crate::planner::executor;
 use crate::planner::node_spec::Top;
 use crate::scan::exec::{evaluate, fetch, is_expanded, reset};
-use crate::scan::model_batcher::ModelBatcher;
+use crate::scan::model_batcher::{COMPUTED, ModelBatcher};
 use crate::scan::state::{BATCHERS, BatchScan, Length, RowSource};
 use crate::scan::window::{EMPTY, FIRST_WINDOW, RowWindow};
 
@@ -34,8 +34,9 @@ impl BatchScan {
                 }
             }
             let (types, variadic, columns) = (&raw const group.types, group.variadic, group.columns);
-            let inputs = &raw const group.inputs;
+            let (inputs, computed) = (&raw const group.inputs, &raw const group.computed);
             let value = |input: RowSource| match input {
+                RowSource::Computed(i) => (&*computed)[i],
                 RowSource::Attribute(i) => {
                     NullableDatum { value: *(*slot).tts_values.add(i), isnull: *(*slot).tts_isnull.add(i) }
                 }
@@ -57,6 +58,7 @@ impl BatchScan {
                 if group.is_plain {
                     batcher.read_attributes(|source| match (&(*inputs))[source] {
                         RowSource::Attribute(i) => i,
+                        RowSource::Computed(i) => COMPUTED + i,
                         RowSource::Expression(_) => 0,
                     });
                 }
@@ -68,12 +70,6 @@ impl BatchScan {
                 }
                 if i32::from((*slot).tts_nvalid) < self.last_attribute {
                     executor::slot_getsomeattrs_int(slot, self.last_attribute);
-                }
-            }
-            for i in 0..group.strict.len() {
-                let unread = group.strict[i];
-                if !batcher.sources().contains(&unread) {
-                    value((&(*inputs))[unread]);
                 }
             }
             for i in 0..batcher.sources().len() {
@@ -195,6 +191,10 @@ impl BatchScan {
                 (*context).ecxt_outertuple = slot;
                 let mut spoiled = false;
                 for group in 0..self.groups.len() {
+                    for i in 0..self.groups[group].expressions.len() {
+                        let value = evaluate(self.groups[group].expressions[i], context);
+                        self.groups[group].computed[i] = value;
+                    }
                     // Memory that a conversion allocates is freed with the row.
                     let before = pg_sys::CurrentMemoryContext;
                     pg_sys::CurrentMemoryContext = (*context).ecxt_per_tuple_memory;
@@ -247,10 +247,9 @@ impl BatchScan {
         // SAFETY: the expression of a call's column is the call.
         unsafe {
             let plan = (*node).ss.ps.plan.cast::<pg_sys::CustomScan>();
-            let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
-            let Some((column, form)) = self.groups[group].calls.first() else { return error };
-            let call = (*columns[*column]).expr.cast::<pg_sys::FuncExpr>();
-            match members::<pg_sys::Node>((*call).args).split_off(form.before_row())[..] {
+            let Some(spec) = self.recipe.groups[group].calls.first() else { return error };
+            let call = spec.call(plan);
+            match members::<pg_sys::Node>((*call).args).split_off(spec.form.before_row())[..] {
                 [row] => ambiguity::explained(error, row, (*node).ss.ps.state),
                 _ => error,
             }

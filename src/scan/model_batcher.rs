@@ -32,6 +32,9 @@ use crate::scan::window::RowWindow;
 /// Number of rows that a buffer first has room for; doubled when it is full.
 const FIRST_ROWS: usize = 64;
 
+/// The attribute that stands for the first computed value of a row. PostgreSQL has fewer attributes.
+pub(super) const COMPUTED: usize = 1 << 16;
+
 /// The result column of a call.
 pub(super) struct CallColumn {
     /// Its column of the scan.
@@ -225,16 +228,29 @@ impl ModelBatcher {
     /// - The row is the last one that the batch or its buffers have room for.
     ///
     /// # Safety
-    /// Both arrays must hold the attributes that were passed to `read_attributes`.
+    /// The arrays must hold the attributes that were passed to `read_attributes`, and the computed values.
     #[inline(always)]
-    pub(super) unsafe fn take(&mut self, values: *const Datum, nulls: *const bool, place: u32) -> bool {
+    pub(super) unsafe fn take(
+        &mut self,
+        values: *const Datum,
+        nulls: *const bool,
+        computed: &[NullableDatum],
+        place: u32,
+    ) -> bool {
         let Some(direct) = &self.cached.direct else { return false };
         if self.cached.places.len() == self.cached.places.capacity() {
             return false;
         }
         // SAFETY: the caller guarantees that the arrays hold the attributes.
         let value = |i: usize| unsafe { (!*nulls.add(i)).then(|| *values.add(i)) };
-        let written = self.cached.buffer.write_direct(direct, self.runner.batch_size, value);
+        let written = if computed.is_empty() {
+            self.cached.buffer.write_direct(direct, self.runner.batch_size, value)
+        } else {
+            self.cached.buffer.write_direct(direct, self.runner.batch_size, |i| match i.checked_sub(COMPUTED) {
+                None => value(i),
+                Some(i) => computed.get(i).filter(|c| !c.isnull).map(|c| c.value),
+            })
+        };
         if written {
             self.cached.places.push(place);
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::version::Version;
-use pgrx::pg_sys::{self, ExprState, NodeTag};
+use pgrx::pg_sys::{self, Datum, ExprState, NodeTag, NullableDatum};
 
 use crate::error::{Error, Result};
 use crate::pg::catalog::roles;
@@ -14,6 +14,7 @@ use crate::pg::report::raise;
 use crate::pg::{memory, text, tuple};
 use crate::planner::executor;
 use crate::planner::node_spec::NodeSpec;
+use crate::planner::rewrite::node_columns::OUTER;
 use crate::results::call_form::CallForm;
 use crate::results::definition_list::DefinitionList;
 use crate::scan::EXECUTION;
@@ -70,6 +71,8 @@ pub(crate) enum RowSource {
     /// An attribute of the input row.
     Attribute(usize),
     Expression(*mut ExprState),
+    /// A value that was computed for the current row, by its position in `computed`.
+    Computed(usize),
 }
 
 /// The execution state of calls that share their runs.
@@ -89,8 +92,9 @@ pub(crate) struct CallGroupState {
     pub(crate) shape: Option<Rc<CallShape>>,
     /// The columns of a definition list, if the calls return them.
     pub(crate) streamed: Option<StreamedColumns>,
-    /// The inputs that are evaluated for every row even if the model does not take them, as positions in `inputs`.
-    pub(crate) strict: Vec<usize>,
+    /// The values of a streamed row that must be computed, and their results for the current row.
+    pub(crate) expressions: Vec<*mut ExprState>,
+    pub(crate) computed: Vec<NullableDatum>,
     pub(crate) batchers: Vec<ModelBatcher>,
     /// The references of the current row. Not updated if all references are constants.
     pub(crate) at_hand: Vec<String>,
@@ -208,7 +212,8 @@ unsafe fn set_up(
         let (mut kept, mut last) = (Vec::new(), 0);
         for (column, entry) in columns.iter().enumerate() {
             let e = (**entry).expr;
-            if is(e.cast(), NodeTag::T_Var) {
+            // A Var of another item is shown by EXPLAIN, and its value comes from a call.
+            if is(e.cast(), NodeTag::T_Var) && (*e.cast::<pg_sys::Var>()).varno == OUTER {
                 let v = &*e.cast::<pg_sys::Var>();
                 last = last.max(i32::from(v.varattno));
                 kept.push(KeptColumn { column, attribute: place(v)?, length: Length::of(v.vartype) });
@@ -221,7 +226,7 @@ unsafe fn set_up(
             let mut streamed: Option<StreamedColumns> = None;
             let mut first: *mut pg_sys::FuncExpr = std::ptr::null_mut();
             for call in &group.calls {
-                let f = (*columns[call.column]).expr.cast::<pg_sys::FuncExpr>();
+                let f = call.call(plan);
                 roles::check_execute((*f).funcid);
                 let model = members::<pg_sys::Node>((*f).args)[0];
                 let constant = is(model, NodeTag::T_Const) && !(*model.cast::<pg_sys::Const>()).constisnull;
@@ -260,6 +265,7 @@ unsafe fn set_up(
             if !row.is_null() {
                 arguments = members((*arguments[0].cast::<pg_sys::RowExpr>()).args);
             }
+            let mut expressions = Vec::new();
             let inputs: Vec<RowSource> = arguments
                 .iter()
                 .map(|a| {
@@ -272,6 +278,11 @@ unsafe fn set_up(
                             }
                             RowSource::Attribute(place)
                         }
+                        // The aggregate computes all values of a row, so a streamed one does so, too.
+                        None if streamed.is_some() => {
+                            expressions.push(compiled(*a));
+                            RowSource::Computed(expressions.len() - 1)
+                        }
                         None => RowSource::Expression(compiled(*a)),
                     }
                 })
@@ -280,21 +291,20 @@ unsafe fn set_up(
                 .iter()
                 .map(|i| match i {
                     RowSource::Attribute(i) => Some(*i),
-                    RowSource::Expression(_) => None,
+                    RowSource::Expression(_) | RowSource::Computed(_) => None,
                 })
                 .collect();
-            let strict = |(i, n): (usize, &*mut pg_sys::Node)| (!row.is_null() && !is_plain_value(*n)).then_some(i);
-            let strict = arguments.iter().enumerate().filter_map(strict).collect();
             let named = references.iter().all(|(_, text)| text.is_some());
             let variadic = (*first).funcvariadic;
             let shape = attributes.clone().filter(|_| named && row.is_null() && streamed.is_none()).map(|attributes| {
                 Rc::new(CallShape { calls: calls.clone(), types: Vec::clone(&types), attributes, variadic })
             });
             groups.push(CallGroupState {
-                is_plain: group.guard.is_none() && named && attributes.is_some(),
+                is_plain: group.guard.is_none() && named && (attributes.is_some() || streamed.is_some()),
                 shape,
                 streamed,
-                strict,
+                computed: vec![NullableDatum { value: Datum::from(0), isnull: true }; expressions.len()],
+                expressions,
                 current: 0,
                 calls,
                 guard: group.guard.map_or(std::ptr::null_mut(), |i| compiled(extra[i])),
@@ -356,18 +366,10 @@ unsafe fn streamed_column(
 ) -> Result<(DefinitionList, StreamedColumn, *mut pg_sys::Node)> {
     // SAFETY: each node is cast to the type that its tag names.
     unsafe {
-        let &[_, definition, number, value, ..] = &members::<pg_sys::Node>((*call).args)[..] else {
+        let &[_, _, _, value, ..] = &members::<pg_sys::Node>((*call).args)[..] else {
             return Err(DefinitionList::misused());
         };
-        if !is(definition, NodeTag::T_Const) || !is(number, NodeTag::T_Const) {
-            return Err(DefinitionList::misused());
-        }
-        let (definition, number) = (&*definition.cast::<pg_sys::Const>(), &*number.cast::<pg_sys::Const>());
-        if definition.constisnull || number.constisnull {
-            return Err(DefinitionList::misused());
-        }
-        let definition = DefinitionList::parse(&text::text(definition.constvalue)?)?;
-        let number = usize::try_from(text::int(number.constvalue)).map_err(|_| DefinitionList::misused())?;
+        let (definition, number) = DefinitionList::of_call(call)?;
         let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
         if oid != (*call).funcresulttype || oid != pg_sys::exprType(value) {
             return Err(DefinitionList::misused());
@@ -376,8 +378,7 @@ unsafe fn streamed_column(
             roles::check_execute_aggregate(aggregate.into());
             roles::check_execute(function.into());
         }
-        let column =
-            StreamedColumn { column, number, is_kept: false, expression: std::ptr::null_mut(), length: None };
+        let column = StreamedColumn { column, number, is_kept: false, expression: std::ptr::null_mut(), length: None };
         Ok((definition, column, value))
     }
 }
@@ -389,11 +390,7 @@ unsafe fn is_plain_value(n: *const pg_sys::Node) -> bool {
 
 /// Returns the columns of a row argument that consists only of plain values, so that the row need not be formed. Null
 /// for other arguments. `any`: the columns may be any expressions.
-unsafe fn columns_of(
-    arguments: &[*mut pg_sys::Node],
-    any: bool,
-    context: pg_sys::MemoryContext,
-) -> pg_sys::TupleDesc {
+unsafe fn columns_of(arguments: &[*mut pg_sys::Node], any: bool, context: pg_sys::MemoryContext) -> pg_sys::TupleDesc {
     // SAFETY: a RowExpr by its tag; the descriptor is a copy in the memory context of the query.
     unsafe {
         let &[one] = arguments else { return std::ptr::null_mut() };
@@ -501,8 +498,7 @@ impl CallGroupState {
             return Ok(&mut self.batchers[i]);
         }
         let (shape, streamed) = (self.shape.as_deref(), self.streamed.as_ref());
-        let batcher =
-            ModelBatcher::open(self.at_hand.clone(), &self.calls, shape, streamed, home, self.expected)?;
+        let batcher = ModelBatcher::open(self.at_hand.clone(), &self.calls, shape, streamed, home, self.expected)?;
         self.batchers.push(batcher);
         self.current = self.batchers.len() - 1;
         Ok(&mut self.batchers[self.current])
@@ -511,14 +507,14 @@ impl CallGroupState {
 
 impl CallGroupState {
     /// Writes the values of a slot directly into the tensors. Returns false, and does nothing, in these cases:
-    /// - The group has a condition, several models, or arguments that are not columns of the input.
+    /// - The group has a condition, several models, or arguments that are neither columns of the input nor computed.
     /// - The row would fill the batch.
     /// - The row needs the general path, for example because it has a NULL.
     #[inline(always)]
     pub(crate) unsafe fn take(&mut self, slot: *mut pg_sys::TupleTableSlot, place: u32) -> bool {
         let (true, [batcher]) = (self.is_plain, self.batchers.as_mut_slice()) else { return false };
         // SAFETY: the slot has the attributes that the group reads.
-        unsafe { batcher.take((*slot).tts_values, (*slot).tts_isnull, place) }
+        unsafe { batcher.take((*slot).tts_values, (*slot).tts_isnull, &self.computed, place) }
     }
 }
 

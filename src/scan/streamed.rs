@@ -86,8 +86,7 @@ impl Streamed {
     ) -> Result<(Arc<RunSpec>, Self)> {
         let list = &given.definition;
         let count = version.signature.outputs.len();
-        let allowed: Vec<bool> =
-            (0..count).map(|i| !resolved.names_output || i == resolved.selection.output).collect();
+        let allowed: Vec<bool> = (0..count).map(|i| !resolved.names_output || i == resolved.selection.output).collect();
         let select = |outputs: &[bool]| Selection {
             output: outputs.iter().take(resolved.selection.output).filter(|w| **w).count(),
             element: resolved.selection.element.clone(),

@@ -76,11 +76,7 @@ fn check(function: Oid, kind: pg_sys::ObjectType::Type) {
     }
     // SAFETY: raises an error with the name of a function that exists.
     unsafe {
-        pg_sys::aclcheck_error(
-            pg_sys::AclResult::ACLCHECK_NO_PRIV,
-            kind,
-            pg_sys::get_func_name(function),
-        );
+        pg_sys::aclcheck_error(pg_sys::AclResult::ACLCHECK_NO_PRIV, kind, pg_sys::get_func_name(function));
     }
 }
 

@@ -21,13 +21,14 @@ use crate::error::Result;
 use crate::pg::node::{self, length, list, members, rebuilt};
 use crate::pg::tuple;
 use crate::planner::calls::Calls;
-use crate::results::call_form::CallForm;
 use crate::planner::node_spec::{CallGroup, CallSpec, NodeSpec, Top, is_ours, methods};
 use crate::planner::rewrite::node_columns::{Columns, INDEX, OUTER, Taken, told, variable};
 use crate::planner::rewrite::plan_properties::{
     MAY_STOP, calls_functions, evaluates_calls, evaluates_each_row_once, every, gives_what_it_reads, is_volatile,
     is_volatile_per_row, limit_is_known, projects, scan_synchronously, subplans_read_whole,
 };
+use crate::planner::streaming;
+use crate::results::call_form::CallForm;
 
 /// How the nodes above a position in the plan read its rows. Rows are read ahead only if PostgreSQL would read them
 /// too.
@@ -355,10 +356,11 @@ impl Rewrite {
             recipe.shared = place.shared;
             (*scan).scan.plan.parallel_aware = place.shared;
             for ((members, _), guard) in taken.groups.iter().zip(guards) {
-                let calls = members
-                    .iter()
-                    .map(|m| CallSpec { column: taken.different[*m].2, form: taken.different[*m].1 })
-                    .collect();
+                let mut calls = Vec::new();
+                for (_, form, column) in members.iter().map(|m| taken.different[*m]) {
+                    let expression = (form == CallForm::Column).then(|| self.show_column(scan, column));
+                    calls.push(CallSpec { column, form, expression });
+                }
                 let guard = (!guard.is_null()).then(|| {
                     (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, guard.cast());
                     length((*scan).custom_exprs) - 1
@@ -367,6 +369,19 @@ impl Rewrite {
             }
             recipe.put(scan)?;
             Ok(scan)
+        }
+    }
+
+    /// Moves a call that returns a column of `predictions()` out of the columns of a scan. EXPLAIN then shows the column
+    /// and not the call, with all that it needs. Returns the new position of the call.
+    unsafe fn show_column(&self, scan: *mut pg_sys::CustomScan, column: usize) -> usize {
+        // SAFETY: a node that is being made.
+        unsafe {
+            let entry = node::members::<pg_sys::TargetEntry>((*scan).custom_scan_tlist)[column];
+            let call = (*entry).expr;
+            (*entry).expr = streaming::shown(self.range_table, call.cast()).cast();
+            (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, call.cast());
+            length((*scan).custom_exprs) - 1
         }
     }
 
