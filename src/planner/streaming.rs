@@ -166,8 +166,12 @@ unsafe fn streamed(item: &pg_sys::RangeTblEntry) -> Option<*mut pg_sys::Query> {
 }
 
 /// Returns what EXPLAIN shows for a call in a finished plan: the column of the item in FROM, or NULL for the call that
-/// returns no column.
-pub(crate) unsafe fn shown(range_table: *mut pg_sys::List, call: *mut pg_sys::FuncExpr) -> *mut Node {
+/// returns no column. `item` is the number of the item if it is known. Otherwise it is the first one with these columns.
+pub(crate) unsafe fn shown(
+    range_table: *mut pg_sys::List,
+    item: pg_sys::Index,
+    call: *mut pg_sys::FuncExpr,
+) -> *mut Node {
     // SAFETY: each node is cast to the type that its tag names.
     unsafe {
         let oid = (*call).funcresulttype;
@@ -180,7 +184,9 @@ pub(crate) unsafe fn shown(range_table: *mut pg_sys::List, call: *mut pg_sys::Fu
                         .map(|n| text::copied((*n).sval))
                         .eq(list.columns.iter().map(|c| c.name.clone()))
             };
-            let item = members::<pg_sys::RangeTblEntry>(range_table).iter().position(named)?;
+            let items = members::<pg_sys::RangeTblEntry>(range_table);
+            let known = (item as usize).checked_sub(1).filter(|i| items.get(*i).is_some_and(named));
+            let item = known.or_else(|| items.iter().position(named))?;
             Some((i32::try_from(item + 1).ok()?, number)).filter(|_| number > 0)
         });
         match number {

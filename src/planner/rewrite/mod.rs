@@ -96,6 +96,8 @@ pub(crate) struct Rewrite {
     /// A WITH query inserts, updates or deletes while it is read, and may fire triggers.
     pub(crate) modifying_cte: bool,
     pub(crate) range_table: *mut pg_sys::List,
+    /// The item in FROM whose sub-select is being rewritten, if the plan has a node for it. 0 otherwise.
+    pub(crate) item: pg_sys::Index,
     /// The positions at which each CTE is read, by the number of its sub-plan.
     pub(crate) cte_places: HashMap<i32, Vec<CallPlace>>,
 }
@@ -140,6 +142,7 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
             volatile_subplans: subplan_nodes.iter().any(|plan| is_volatile(*plan)),
             modifying_cte: (*statement).hasModifyingCTE,
             range_table: (*statement).rtable,
+            item: 0,
             cte_places: HashMap::new(),
         };
         let top = CallPlace { top: Top::Exact, ..CallPlace::whole(false) };
@@ -261,7 +264,9 @@ impl Rewrite {
                 }
                 NodeTag::T_SubqueryScan => {
                     let scan = plan.cast::<pg_sys::SubqueryScan>();
+                    let around = std::mem::replace(&mut self.item, (*scan).scan.scanrelid);
                     (*scan).subplan = self.plan((*scan).subplan, left)?;
+                    self.item = around;
                 }
                 // A merge join marks and restores positions of its inner side, which a BatchPredict node does not
                 // support.
@@ -379,7 +384,7 @@ impl Rewrite {
         unsafe {
             let entry = node::members::<pg_sys::TargetEntry>((*scan).custom_scan_tlist)[column];
             let call = (*entry).expr;
-            (*entry).expr = streaming::shown(self.range_table, call.cast()).cast();
+            (*entry).expr = streaming::shown(self.range_table, self.item, call.cast()).cast();
             (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, call.cast());
             length((*scan).custom_exprs) - 1
         }
