@@ -263,7 +263,8 @@ class Maker:
             query = self.query()
             while not self.order:
                 # Which row comes first is anybody's guess.
-                self.order, query = True, self.query()
+                self.order = True
+                query = self.query()
             if scroll == "SCROLL " and ("nextval" in query or "careful" in query):
                 # PostgreSQL evaluates volatile functions again when it goes back; a batched cursor keeps its rows.
                 scroll = ""
