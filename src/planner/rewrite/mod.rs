@@ -267,6 +267,9 @@ impl Rewrite {
                     let around = std::mem::replace(&mut self.item, (*scan).scan.scanrelid);
                     (*scan).subplan = self.plan((*scan).subplan, left)?;
                     self.item = around;
+                    if let Some(merged) = self.merged(scan)? {
+                        return Ok(merged);
+                    }
                 }
                 // A merge join marks and restores positions of its inner side, which a BatchPredict node does not
                 // support.

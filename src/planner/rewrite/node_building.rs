@@ -270,6 +270,45 @@ impl Rewrite {
         }
     }
 
+    /// Merges the scan of a streamed `predictions()` into the node that returns its rows, which then evaluates the target
+    /// list and the filter of the scan. None if that is not possible.
+    pub(crate) unsafe fn merged(&self, scan: *mut pg_sys::SubqueryScan) -> Result<Option<*mut Plan>> {
+        // SAFETY: each node is cast to the type that its tag names.
+        unsafe {
+            let (plan, child) = (&(*scan).scan.plan, (*scan).subplan);
+            let alone = !self.cursor && !self.has_row_marks && plan.initPlan.is_null();
+            if !alone || !is_ours(child) || !(*child).qual.is_null() || !NodeSpec::of(child.cast())?.reads_ahead {
+                return Ok(None);
+            }
+            let item = (*scan).scan.scanrelid.cast_signed();
+            let entries = members::<pg_sys::TargetEntry>((*child).targetlist);
+            // The entry that a Var of the item refers to.
+            let entry = |n: *mut Node| {
+                let v = &*n.cast::<pg_sys::Var>();
+                tuple::place(v.varattno).and_then(|i| entries.get(i)).filter(|_| v.varno == item)
+            };
+            let odd = &mut |n: *mut Node| {
+                calls::form(n).is_some() || is(n, NodeTag::T_SubPlan) || (is(n, NodeTag::T_Var) && entry(n).is_none())
+            };
+            if node::contains(plan.targetlist.cast(), &mut *odd) || node::contains(plan.qual.cast(), odd) {
+                return Ok(None);
+            }
+            let change = &mut |n: *mut Node| {
+                let entry = if is(n, NodeTag::T_Var) { entry(n)? } else { return None };
+                Some(pg_sys::copyObjectImpl((**entry).expr.cast()).cast::<Node>())
+            };
+            let targets = rebuilt(plan.targetlist, &mut *change);
+            (*child).qual = rebuilt(plan.qual, change);
+            (*child).targetlist = targets;
+            (*child).plan_rows = plan.plan_rows;
+            (*child).plan_width = plan.plan_width;
+            (*child).total_cost = plan.total_cost;
+            (*child).extParam = pg_sys::bms_copy(plan.extParam);
+            (*child).allParam = pg_sys::bms_copy(plan.allParam);
+            Ok(Some(child))
+        }
+    }
+
     /// Puts a further node above a BatchPredict node whose target list or filter still has calls.
     pub(crate) unsafe fn cover_again(&mut self, plan: *mut Plan, place: CallPlace) -> Result<*mut Plan> {
         // SAFETY: a BatchPredict node.
