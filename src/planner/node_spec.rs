@@ -50,6 +50,9 @@ pub(crate) struct NodeSpec {
     /// The node may read and run rows that the nodes above do not need. Its calls are the columns of `predictions()`.
     #[serde(default)]
     pub(crate) reads_ahead: bool,
+    /// The node may be read again with the same rows, so it keeps them.
+    #[serde(default)]
+    pub(crate) keeps_rows: bool,
     /// The reason, if rows must be read and run one by one.
     pub(crate) one_by_one: Option<String>,
     /// A LIMIT above, each row of which needs at least one row of this node: the positions of LIMIT and OFFSET in

@@ -280,8 +280,26 @@ unsafe fn parts(expression: *mut Node) -> Option<Parts> {
             && call.aggdistinct.is_null()
             && !pg_sys::contain_vars_of_level(model, 0)
             && !pg_sys::checkExprHasSubLink(model)
-            && !calls::is_volatile(select.cast());
+            && !calls::is_volatile(select.cast())
+            && !locks_rows(select.cast(), std::ptr::null_mut());
         same.then_some(Parts { select, aggregate, model, row, predictions: outer.funcid })
+    }
+}
+
+/// Whether a query or a query in it locks rows. A query that stops early would lock fewer rows.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn locks_rows(node: *mut Node, context: *mut c_void) -> bool {
+    // SAFETY: walks a query tree; each node is cast to the type that its tag names.
+    unsafe {
+        match node::tag(node) {
+            NodeTag::T_Invalid => false,
+            NodeTag::T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                !(*query).rowMarks.is_null()
+                    || pg_sys::ffi::pg_guard_ffi_boundary(|| node::query_tree_walker(query, locks_rows, context, 0))
+            }
+            _ => pg_sys::ffi::pg_guard_ffi_boundary(|| node::expression_tree_walker(node, locks_rows, context)),
+        }
     }
 }
 

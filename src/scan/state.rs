@@ -179,7 +179,7 @@ pub(super) unsafe extern "C-unwind" fn begin(
         (*node).ss.ps.lefttree = executor::ExecInitNode((*plan).scan.plan.lefttree, estate, flags & !mask);
         match set_up(node, plan, (*estate).es_query_cxt) {
             Ok(mut scan) => {
-                scan.goes_back = goes_back;
+                scan.goes_back = goes_back || scan.recipe.keeps_rows;
                 scan.explain_only = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() != 0;
                 // WHERE CURRENT OF finds the current row of a cursor by the relation of its scan.
                 if scan.recipe.row_place.is_some() {

@@ -102,11 +102,44 @@ SELECT g, p.* FROM generate_series(3, 6) g, predictions((SELECT predict_batch('s
 SELECT g, p.* FROM generate_series(5, 6) g LEFT JOIN LATERAL predictions((SELECT predict_batch('shapes', t) FROM t WHERE t.id = g)) p(id int, label bigint) ON true ORDER BY g;
 SELECT m, p.* FROM unnest(ARRAY['shapes', 'named']) m, predictions((SELECT predict_batch(m, t) FROM t WHERE id = 1)) p(id int, c int) ORDER BY m;
 
--- What stays a function: groups, filters, volatile functions, and rows that are one value.
+-- What is read again is run once: the inner side of a join, and a sub-select for each row.
+CREATE FUNCTION rows_run(statement text) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT line FROM test.plan(statement, 'ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF') line WHERE line ~ '^ *Rows: ' $$;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_material = off;
+SELECT rows_run($$SELECT * FROM t o JOIN predictions((SELECT predict_batch('shapes', t) FROM t)) p(id int, label bigint) ON p.id < o.id$$);
+SELECT o.id, p.* FROM t o JOIN predictions((SELECT predict_batch('shapes', t) FROM t)) p(id int, label bigint) ON p.id < o.id WHERE o.id > 3 ORDER BY 1, 2;
+RESET enable_hashjoin;
+RESET enable_mergejoin;
+RESET enable_material;
+SELECT rows_run($$SELECT (SELECT max(label) FROM predictions((SELECT predict_batch('shapes', t) FROM t)) p(id int, label bigint) WHERE p.id = o.id) FROM t o$$);
+SELECT o.id, (SELECT max(label) FROM predictions((SELECT predict_batch('shapes', t) FROM t)) p(id int, label bigint) WHERE p.id = o.id) FROM t o ORDER BY 1;
+SELECT o.id, (SELECT sum(label) FROM predictions((SELECT predict_batch('shapes', t.a, o.b + o.id) FROM t)) p(label bigint)) FROM t o ORDER BY 1;
+SELECT o.id, (SELECT sum(label) FROM predictions((SELECT predict_batch('shapes', t) FROM t WHERE t.id < o.id)) p(label bigint)) FROM t o ORDER BY 1;
+
+-- Where no node can be, the model is run row by row: a cursor over an index alone, which may be updated by its position.
+CREATE TABLE pairs (a int, b int);
+INSERT INTO pairs SELECT a, b FROM t;
+INSERT INTO pairs VALUES (NULL, 1);
+CREATE INDEX ON pairs (a, b);
+VACUUM ANALYZE pairs;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+BEGIN;
+SELECT plan($$DECLARE c CURSOR FOR SELECT * FROM predictions((SELECT predict_batch('shapes', p) FROM pairs p)) p(a bigint, label bigint, pair real[])$$);
+DECLARE c CURSOR FOR SELECT * FROM predictions((SELECT predict_batch('shapes', p) FROM pairs p)) p(a bigint, label bigint, pair real[]);
+FETCH ALL FROM c;
+COMMIT;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+
+-- What stays a function: groups, filters, volatile functions, locks, and rows that are one value.
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', t) FILTER (WHERE id > 2) FROM t)) p(id int)$$);
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', t) FROM t HAVING count(*) > 1)) p(id int)$$);
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT id, a, random() AS b FROM t) s)) p(id int)$$);
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', ROW(a, b)) FROM t)) p(label bigint)$$);
+SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT * FROM t FOR UPDATE) s)) p(id int)$$);
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch(note, t) FROM t)) p(id int)$$);
 SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', t) FROM (SELECT 1) one LEFT JOIN t ON true)) p(id int)$$);
 

@@ -89,6 +89,24 @@ pub fn contenders(workload: &Workload, rows: u64, sample: u64) -> Vec<Contender>
     if workload.every_form {
         list.extend([
             ours("array", "predict_batch, real[] column", scored("x", "bench_arrays")),
+            ours(
+                "cast",
+                "predict_batch, columns, cast to real[]",
+                Statement::new(
+                    format!("SELECT array_length(({})::real[], 1) FROM {table}", workload.predict_batch(&columns)),
+                    Expect::Value,
+                ),
+            ),
+            Contender {
+                rows: 1,
+                floor: None,
+                raw: None,
+                ..ours(
+                    "limit",
+                    "predictions(), the first row",
+                    Statement::new(format!("SELECT score FROM ({}) q LIMIT 1", workload.predictions()), Expect::Value),
+                )
+            },
             Contender {
                 rows: sample,
                 ..ours(

@@ -215,11 +215,12 @@ impl Workload {
         }
     }
 
-    /// The sum of the scores that `predictions()` gives for columns or for rows.
+    /// The sum of the scores that `predictions()` gives for columns or for rows, which have a key.
     pub fn sum_of_predictions(&self, arguments: &str, table: &str) -> String {
         let (name, (kind, element)) = (self.output.name, self.score());
+        let key = if arguments == "r" { "id integer, " } else { "" };
         format!(
-            "SELECT sum(p.{name}{element}::float8) FROM predictions((SELECT {} FROM {table})) AS p({name} {kind})",
+            "SELECT sum(p.{name}{element}::float8) FROM predictions((SELECT {} FROM {table})) AS p({key}{name} {kind})",
             self.predict_batch(arguments)
         )
     }

@@ -46,12 +46,14 @@ pub(crate) struct CallPlace {
     pub(crate) first_alone: bool,
     /// The position is executed by parallel workers.
     pub(crate) shared: bool,
+    /// The position may be read again from its start.
+    pub(crate) again: bool,
 }
 
 impl CallPlace {
     /// A position whose rows are all read.
     pub(crate) fn whole(shared: bool) -> Self {
-        Self { top: Top::Below, limit: None, exact: false, stops: false, first_alone: false, shared }
+        Self { top: Top::Below, limit: None, exact: false, stops: false, first_alone: false, shared, again: false }
     }
 
     /// A position that may stop being read at any row.
@@ -135,6 +137,8 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         let mut subplan_nodes = Vec::new();
         plans.iter().skip(1).for_each(|plan| every(*plan, &mut subplan_nodes));
         let read_whole = subplans_read_whole(&all);
+        let init_plans = all.iter().flat_map(|plan| members::<pg_sys::SubPlan>((**plan).initPlan));
+        let once: Vec<i32> = init_plans.map(|subplan| (*subplan).plan_id).collect();
         let mut rewrite = Rewrite {
             next_id: all.iter().map(|plan| (**plan).plan_node_id).max().unwrap_or(0) + 1,
             cursor,
@@ -154,8 +158,9 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         {
             let place = match rewrite.cte_places.remove(&number).as_deref() {
                 Some(places) => CallPlace::of_all(places),
-                None if read_whole.contains(&number) => CallPlace::whole(false),
-                _ => CallPlace::whole(false).stopping(),
+                None if read_whole.contains(&number) => CallPlace { again: true, ..CallPlace::whole(false) },
+                // A sub-plan that is evaluated before the query is read once.
+                _ => CallPlace { again: !once.contains(&number), ..CallPlace::whole(false).stopping() },
             };
             let cell = (*(*statement).subplans).elements.add(i);
             (*cell).ptr_value = rewrite.plan((*cell).ptr_value.cast(), place)?.cast();
@@ -241,10 +246,12 @@ impl Rewrite {
                 NodeTag::T_ProjectSet => left = place.multiplied(),
                 NodeTag::T_CteScan => {
                     let number = (*plan.cast::<pg_sys::CteScan>()).ctePlanId;
-                    self.cte_places.entry(number).or_default().push(CallPlace { shared: false, ..place });
+                    self.cte_places.entry(number).or_default().push(CallPlace { shared: false, again: false, ..place });
                 }
                 _ => {}
             }
+            left.again = place.again;
+            right.again = place.again || matches!(tag, NodeTag::T_NestLoop | NodeTag::T_RecursiveUnion);
             // A node that does not return every row it reads may read several rows before it returns the first.
             if place.first_alone && !gives_what_it_reads(plan) {
                 left = if left.first_alone { left.stopping() } else { left };
@@ -342,6 +349,11 @@ impl Rewrite {
             let modifies = self.modifying_cte && below.iter().any(|p| (**p).type_ == NodeTag::T_CteScan);
             // The aggregate that a streamed `predictions()` stands for reads all rows before the first is returned.
             recipe.reads_ahead = taken.different.iter().all(|(_, form, _)| *form == CallForm::Column);
+            let varies = |n: *mut Node| {
+                node::is(n, NodeTag::T_Param) && (*n.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXEC
+            };
+            let calls_vary = taken.different.iter().any(|(_, _, i)| node::contains(columns.scan[*i], &mut { varies }));
+            recipe.keeps_rows = recipe.reads_ahead && place.again && !calls_vary;
             recipe.one_by_one = if recipe.reads_ahead {
                 None
             } else if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
