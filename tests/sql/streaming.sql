@@ -118,7 +118,13 @@ SELECT o.id, (SELECT max(label) FROM predictions((SELECT predict_batch('shapes',
 SELECT o.id, (SELECT sum(label) FROM predictions((SELECT predict_batch('shapes', t.a, o.b + o.id) FROM t)) p(label bigint)) FROM t o ORDER BY 1;
 SELECT o.id, (SELECT sum(label) FROM predictions((SELECT predict_batch('shapes', t) FROM t WHERE t.id < o.id)) p(label bigint)) FROM t o ORDER BY 1;
 
--- Where no node can be, the model is run row by row: a cursor over an index alone, which may be updated by its position.
+-- Where no node can be, the model is run row by row: a sub-select of one row.
+SELECT plan($$SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT 7 AS id, 2 AS a, 3 AS b) s)) p(id bigint, label bigint, pair real[])$$);
+SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT 7 AS id, 2 AS a, 3 AS b) s)) p(id bigint, label bigint, pair real[]);
+SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT 7 AS id, NULL::int AS a, 3 AS b) s)) p(id bigint, label bigint, pair real[]);
+SELECT * FROM attempt($$SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT 7 AS id, 2 AS a, 3 AS b) s)) p(id bigint, nowhere bigint)$$);
+SELECT * FROM attempt($$SELECT * FROM predictions((SELECT predict_batch('shapes', s) FROM (SELECT 7 AS id, 2 AS a) s)) p(id bigint)$$);
+-- A cursor over an index alone.
 CREATE TABLE pairs (a int, b int);
 INSERT INTO pairs SELECT a, b FROM t;
 INSERT INTO pairs VALUES (NULL, 1);

@@ -10,6 +10,7 @@ use crate::planner::node_spec::{NodeSpec, is_ours};
 use crate::planner::rewrite::node_columns::{Columns, INDEX, OUTER, Taken, lift_join_filter, told, variable};
 use crate::planner::rewrite::plan_properties::{MAY_STOP, reads_table};
 use crate::planner::rewrite::{CallPlace, Rewrite};
+use crate::results::call_form::CallForm;
 
 impl Rewrite {
     /// Returns the input columns that a node reads, from 1. None if it may read all of them.
@@ -103,7 +104,12 @@ impl Rewrite {
             // A Result without input returns one row, so there is nothing to batch. An index-only scan does not return
             // the ctid that WHERE CURRENT OF needs.
             let alone = tag == NodeTag::T_Result && (*plan).lefttree.is_null();
-            let unplaced = self.cursor && !self.has_row_marks && tag == NodeTag::T_IndexOnlyScan;
+            // It never finds a row through `predictions()`.
+            let is_column = &mut |n: *mut Node| calls::form(n) == Some(CallForm::Column);
+            let unplaced = self.cursor
+                && !self.has_row_marks
+                && tag == NodeTag::T_IndexOnlyScan
+                && !node::contains((*plan).targetlist.cast(), is_column);
             // A run condition refers to target list columns by number, and ends the evaluation of the target list.
             let stops = tag == NodeTag::T_WindowAgg
                 && !((*plan.cast::<pg_sys::WindowAgg>()).runCondition.is_null() && (*plan).qual.is_null());
