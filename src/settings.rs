@@ -79,7 +79,7 @@ pub(crate) fn define() {
     );
     GucRegistry::define_bool_guc(
         c"pg_predict.enable_batch_scan",
-        c"Plans queries so that plain calls of models run in batches.",
+        c"Plans queries so that plain calls of models run in batches, and predictions() is streamed.",
         c"Off runs the model once a row. A plan that is cached stays as it was made.",
         &ENABLE_BATCH_SCAN,
         GucContext::Userset,

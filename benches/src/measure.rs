@@ -240,15 +240,12 @@ impl Run<'_, '_> {
             for place in (0..sizes.len()).map(|place| if forwards { place } else { sizes.len() - 1 - place }) {
                 let (size, times) = (&sizes[place], &mut times[place]);
                 let read = sweep_rows(if *size == 0 { usize::MAX } else { *size }, rows, few);
-                let sql = format!(
-                    "SELECT ({}) IS NOT NULL FROM (SELECT * FROM {} LIMIT {read}) s",
-                    workload.predict_batch(&workload.columns()),
-                    workload.table
-                );
+                let rows = format!("(SELECT * FROM {} LIMIT {read}) s", workload.table);
+                let sql = workload.sum_of_predictions(&workload.columns(), &rows);
                 let size = size.to_string();
                 let settings = [("pg_predict.batch_size", size.as_str())];
                 self.bench.server.set(&settings)?;
-                let took = self.bench.server.time(&Statement::new(sql, Expect::Exactly("t".into())), self.sum)?;
+                let took = self.bench.server.time(&Statement::new(sql, Expect::Value), self.sum)?;
                 self.bench.server.reset(&settings)?;
                 if round > 0 {
                     times.push(took.as_nanos() as f64 / read as f64);

@@ -42,6 +42,12 @@ CREATE FUNCTION predict_internal.batch_final(internal) RETURNS @extschema@.predi
 CREATE FUNCTION predict_internal.batch_final_handle(internal) RETURNS predict_internal.batch_handle
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_final_handle';
 
+-- A column of predictions((SELECT predict_batch(..) ..)) in FROM, as the planner replaces it: the model, the column definition
+-- list, the number of the column in it, the value of the row's column of that name, and the row. Only the planner can make a call
+-- whose type is that of the column.
+CREATE FUNCTION predict_internal.prediction_column(model text, definition text, number integer, carried "any", VARIADIC "rows" "any") RETURNS record
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict_internal.call_support AS 'MODULE_PATHNAME', 'pg_predict_prediction_column';
+
 CREATE AGGREGATE @extschema@.predict_batch(model text, VARIADIC "rows" "any") (
     SFUNC = predict_internal.batch_transition, STYPE = internal, SSPACE = 16384,
     FINALFUNC = predict_internal.batch_final, FINALFUNC_MODIFY = READ_WRITE,

@@ -140,19 +140,9 @@ fn deserialize(call: &Call) -> Result<Option<Datum>> {
 fn complete(call: &Call) -> Result<Option<Results>> {
     let Some(group) = call.state::<GroupState>(0) else { return Ok(None) };
     let results = group.complete(call)?;
-    if let Some(results) = &results
-        && let Some((which, reason)) = &results.faults.first
-    {
-        let layout = &results.layout;
-        let (rows, are) = match results.faults.rows {
-            1 => ("1 row".to_owned(), "is"),
-            n => (format!("{n} rows"), "are"),
-        };
-        report::warn(
-            &format!("{rows} could not be run with model \"{}@{}\", and {are} NULL", layout.model, layout.version),
-            &format!("The first is {which}: {reason}"),
-            "The version was created with the option \"on_error\": \"null\".",
-        );
+    if let Some(results) = &results {
+        let (layout, faults) = (&results.layout, &results.faults);
+        report::rows_failed(&layout.model, layout.version, faults.rows, faults.first.as_ref());
     }
     Ok(results)
 }

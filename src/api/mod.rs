@@ -8,6 +8,7 @@ mod checks;
 mod describe;
 mod models;
 mod plain;
+mod prediction_column;
 mod predictions;
 mod report;
 mod stats;

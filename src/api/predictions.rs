@@ -11,6 +11,7 @@ use crate::pg::call::{Call, pg_function};
 use crate::pg::process::check_interrupts;
 use crate::pg::text;
 use crate::planner::support;
+use crate::results::output_values::PlainArray;
 use crate::results::result_set::{Layout, Results};
 use crate::results::{expanded, output_values, result_rows, set_returning, text_form};
 
@@ -79,6 +80,9 @@ fn to_array(
     let results = &*expanded::read(batch)?;
     let layout = &results.layout;
     let rows = usize::try_from(results.rows()).unwrap_or(usize::MAX);
+    if let Some(array) = copied_array(results, element)? {
+        return Ok(Some(array));
+    }
     let (mut values, mut nulls) = (Vec::new(), Vec::new());
     // The shape of every row. It is known at the start or, if rows have their own shapes, after the first row that ran.
     let mut shape = selected_shape(layout, name, accepts)?;
@@ -140,6 +144,51 @@ fn to_array(
         return Err(uneven(layout, name));
     }
     output_values::array(&mut values, &mut nulls, &dimensions, element).map(Some)
+}
+
+/// Returns the selected output of every row as an array whose elements are copied at once. None if a row was not run, or
+/// if the elements must be converted.
+fn copied_array(results: &Results, element: Oid) -> Result<Option<Datum>> {
+    let layout = &results.layout;
+    let (kind, size) = match element {
+        pg_sys::FLOAT4OID => (ElementType::Float32, 4),
+        pg_sys::FLOAT8OID => (ElementType::Float64, 8),
+        pg_sys::INT8OID => (ElementType::Int64, 8),
+        _ => return Ok(None),
+    };
+    let (OutputRow::Tensor { element: own, shape }, None) = (&layout.outputs[layout.selected].row, &layout.element)
+    else {
+        return Ok(None);
+    };
+    let mut dimensions = vec![usize::try_from(results.rows()).unwrap_or(usize::MAX)];
+    dimensions.extend(shape);
+    if *own != kind || dimensions.len() > output_values::MOST_DIMENSIONS || dimensions.contains(&0) {
+        return Ok(None);
+    }
+    let (mut is_plain, mut bytes) = (true, 0);
+    results.each(|chunk| {
+        let chunk = EncodedRows::parse(chunk)?;
+        match chunk.plain(layout.selected) {
+            Some((own, data)) if own == kind && chunk.all_ran() => bytes += data.len(),
+            _ => is_plain = false,
+        }
+        Ok(())
+    })?;
+    let count = dimensions.iter().try_fold(size, |n: usize, d| n.checked_mul(*d));
+    if !is_plain || count != Some(bytes) {
+        return Ok(None);
+    }
+    let fill = |mut room: &mut [u8]| {
+        results.each(|chunk| {
+            if let Some((_, data)) = EncodedRows::parse(chunk)?.plain(layout.selected) {
+                let (own, rest) = std::mem::take(&mut room).split_at_mut(data.len());
+                own.copy_from_slice(data);
+                room = rest;
+            }
+            Ok(())
+        })
+    };
+    output_values::plain_array(&PlainArray::new(&dimensions, element, size)?, fill).map(Some)
 }
 
 /// Returns the error for an output that does not fit a cast.

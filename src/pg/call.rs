@@ -208,6 +208,12 @@ impl Call {
         unsafe { pg_sys::get_fn_expr_variadic((*self.fcinfo).flinfo) }
     }
 
+    /// Returns the type that the caller expects as the result. 0 if it is not known.
+    pub(crate) fn result_type(&self) -> Oid {
+        // SAFETY: reads the expression of the call; returns 0 if there is none.
+        unsafe { pg_sys::get_fn_expr_rettype((*self.fcinfo).flinfo) }
+    }
+
     /// The memory context of the call site.
     pub(crate) fn site_context(&self) -> pg_sys::MemoryContext {
         // SAFETY: every call through fmgr has its FmgrInfo.

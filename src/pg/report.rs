@@ -109,6 +109,20 @@ pub(crate) fn warn(message: &str, detail: &str, hint: &str) {
         .report(pgrx::PgLogLevel::WARNING);
 }
 
+/// Warns about the rows of a query that could not be run and are NULL. `first` is the first of them, and its error.
+pub(crate) fn rows_failed(model: &str, version: i32, rows: u64, first: Option<&(String, String)>) {
+    let Some((which, reason)) = first else { return };
+    let (rows, are) = match rows {
+        1 => ("1 row".to_owned(), "is"),
+        n => (format!("{n} rows"), "are"),
+    };
+    warn(
+        &format!("{rows} could not be run with model \"{model}@{version}\", and {are} NULL"),
+        &format!("The first is {which}: {reason}"),
+        "The version was created with the option \"on_error\": \"null\".",
+    );
+}
+
 /// Writes a line to the server log.
 pub(crate) fn log(message: String) {
     ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_predict").report(pgrx::PgLogLevel::LOG);

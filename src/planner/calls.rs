@@ -93,8 +93,13 @@ impl Calls {
         // SAFETY: a FuncExpr by its tag.
         let arguments = unsafe { (*call).args };
         if any(arguments.cast()) {
-            // The calls in the arguments are batched first. This call then goes into a further node.
-            return self.all(arguments, guard);
+            // The calls in the arguments are batched first. This call then goes into a further node. A column of
+            // `predictions()` is batched even if those calls are not: the row of all its columns is evaluated once.
+            let found = self.found.len();
+            self.all(arguments, guard);
+            if form != CallForm::Column || self.found.len() > found {
+                return;
+            }
         }
         let has_subplan = |node: *mut Node| node::contains(node, &mut |n| is(n, NodeTag::T_SubPlan));
         let reason = if is_volatile(arguments.cast()) || (self.volatile_subplans && has_subplan(arguments.cast())) {

@@ -120,6 +120,7 @@ pub(crate) fn answer(question: &CostQuestion) -> bool {
         Subject::Call(model) => model
             .and_then(|reference| of(&reference))
             .map(|cost| if settings::enable_batch_scan() { cost.row } else { cost.single }),
+        Subject::Column => Some(0.0),
         // The planner passes no arguments for an aggregate's transition function.
         Subject::Unknown => PLANNED.get(),
     };

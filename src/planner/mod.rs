@@ -7,5 +7,6 @@ pub(crate) mod hooks;
 pub(crate) mod node_spec;
 pub(crate) mod rewrite;
 pub(crate) mod row_expansion;
+pub(crate) mod streaming;
 pub(crate) mod support;
 pub(crate) mod symbol;

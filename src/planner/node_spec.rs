@@ -47,6 +47,12 @@ pub(crate) struct NodeSpec {
     pub(crate) top: Top,
     /// Reading may stop after the first row.
     pub(crate) first_alone: bool,
+    /// The node may read and run rows that the nodes above do not need. Its calls are the columns of `predictions()`.
+    #[serde(default)]
+    pub(crate) reads_ahead: bool,
+    /// The node may be read again with the same rows, so it keeps them.
+    #[serde(default)]
+    pub(crate) keeps_rows: bool,
     /// The reason, if rows must be read and run one by one.
     pub(crate) one_by_one: Option<String>,
     /// A LIMIT above, each row of which needs at least one row of this node: the positions of LIMIT and OFFSET in
@@ -86,9 +92,25 @@ pub(crate) struct CallGroup {
 /// One call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CallSpec {
-    /// Its column of the scan, from 0. The expression of that column is the call.
+    /// Its column of the scan, from 0.
     pub(crate) column: usize,
     pub(crate) form: CallForm,
+    /// The position of the call in `custom_exprs`. None if the expression of its column is the call.
+    #[serde(default)]
+    pub(crate) expression: Option<usize>,
+}
+
+impl CallSpec {
+    /// Returns the call.
+    pub(crate) unsafe fn call(&self, scan: *const pg_sys::CustomScan) -> *mut pg_sys::FuncExpr {
+        // SAFETY: the rewrite made the plan; the lists have these entries.
+        unsafe {
+            match self.expression {
+                Some(i) => members::<pg_sys::FuncExpr>((*scan).custom_exprs)[i],
+                None => (*members::<pg_sys::TargetEntry>((*scan).custom_scan_tlist)[self.column]).expr.cast(),
+            }
+        }
+    }
 }
 
 /// A call that is evaluated per row, and the reason.

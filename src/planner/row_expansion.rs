@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Node, NodeTag, Oid};
 use crate::pg::catalog::roles;
 use crate::pg::node::{self, is, members};
 use crate::pg::text;
-use crate::planner::{support, symbol};
+use crate::planner::{streaming, support, symbol};
 
 /// The maximum number of columns passed as arguments. A function takes at most 100 arguments (FUNC_MAX_ARGS).
 const MOST_COLUMNS: usize = 90;
@@ -101,6 +101,7 @@ pub(crate) fn prepare(query: *mut pg_sys::Query) -> Option<Vec<String>> {
         if !mentioned {
             return None;
         }
+        streaming::replace(query);
         find(query.cast(), (&raw mut found).cast());
         for (query, aggregate) in &found.aggregates {
             spread(&**query, *aggregate);

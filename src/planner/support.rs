@@ -12,7 +12,9 @@ use crate::pg::call::Call;
 use crate::pg::catalog::roles;
 use crate::pg::node::{is, members};
 use crate::pg::{text, tuple};
-use crate::planner::symbol;
+use crate::planner::{calls, streaming, symbol};
+use crate::results::call_form::CallForm;
+use crate::settings;
 
 /// Returns the OID of a function of the schema `predict_internal`, or 0 if it does not exist.
 pub(crate) fn function(name: &std::ffi::CStr, types: &[Oid]) -> Oid {
@@ -248,6 +250,8 @@ pub(crate) struct CostQuestion(*mut pg_sys::SupportRequestCost);
 pub(crate) enum Subject {
     /// A call, with its model reference if that is a constant.
     Call(Option<String>),
+    /// A further column of rows whose model another call runs.
+    Column,
     /// Only the function is known.
     Unknown,
 }
@@ -268,6 +272,14 @@ impl CostQuestion {
                 return Subject::Unknown;
             }
             let arguments = members::<Node>((*node.cast::<pg_sys::FuncExpr>()).args);
+            // The call with the number 0 stands for the run of the model.
+            if let [_, _, number, _, ..] = arguments[..]
+                && calls::form(node) == Some(CallForm::Column)
+                && is(number, NodeTag::T_Const)
+                && text::int((*number.cast::<pg_sys::Const>()).constvalue) != 0
+            {
+                return Subject::Column;
+            }
             Subject::Call(arguments.first().and_then(|m| crate::planner::row_expansion::constant(*m)))
         }
     }
@@ -328,6 +340,15 @@ pub(crate) fn predictions_support(call: &Call) -> Result<Option<Datum>> {
         }
         // A result in ORDER BY or DISTINCT is compared, so it stays a `prediction_batch`.
         if (*target).ressortgroupref != 0 {
+            return nothing;
+        }
+        if !roles::may_execute((*outer).funcid) {
+            return nothing;
+        }
+        // The planner hook has replaced the items that it knew. It did not know those of the statement that loads this
+        // library, and of SQL functions that the planner inlines.
+        let root = (*request).root;
+        if settings::enable_batch_scan() && !root.is_null() && streaming::replace_item((*root).parse, outer) {
             return nothing;
         }
         let Some(stream) = handle_form(&*aggregate) else { return nothing };

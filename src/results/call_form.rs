@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pg::text;
+use crate::results::definition_list::BEFORE_ROW;
 use crate::results::output_values;
 use crate::results::result_set::{ElementKey, Layout};
 
@@ -21,6 +22,8 @@ pub(crate) enum CallForm {
     Array,
     Json,
     Embed,
+    /// A column of a `predictions()` that the planner replaced.
+    Column,
 }
 
 impl CallForm {
@@ -32,6 +35,7 @@ impl CallForm {
             "pg_predict_predict_array" => Self::Array,
             "pg_predict_predict_json" => Self::Json,
             "pg_predict_embed" => Self::Embed,
+            "pg_predict_prediction_column" => Self::Column,
             _ => return None,
         })
     }
@@ -44,7 +48,13 @@ impl CallForm {
             Self::Array => "predict_array()",
             Self::Json => "predict_json()",
             Self::Embed => "embed()",
+            Self::Column => "predictions()",
         }
+    }
+
+    /// Returns the number of arguments before those of the row.
+    pub(crate) fn before_row(self) -> usize {
+        if self == Self::Column { BEFORE_ROW } else { 1 }
     }
 
     /// Reports an error if the form cannot return the selected output.
@@ -91,6 +101,8 @@ impl CallForm {
             Self::Text => output_values::selected(layout, chunk, nth)?.map(|s| text::datum(&output_values::as_text(s))),
             Self::Array | Self::Embed => Some(array(layout, chunk, nth, self)?),
             Self::Json => json(layout, chunk, nth)?,
+            // Its values are read by the definition list.
+            Self::Column => None,
         })
     }
 

@@ -14,6 +14,7 @@ use pg_predict_engine::encoding::layout::MOST_COLUMNS;
 use pg_predict_engine::options::OnNull;
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::RunOutput;
+use pg_predict_engine::signature::Output;
 use pg_predict_engine::version::Version;
 use pgrx::pg_sys;
 
@@ -233,6 +234,11 @@ impl CallSite {
         }
         buffer.clear();
         Ok(encoded)
+    }
+
+    /// Returns all outputs of the version.
+    pub(crate) fn outputs(&self) -> &[Output] {
+        &self.runner.spec.version.signature.outputs
     }
 
     /// Returns the layout of the results of plain calls.

@@ -2,6 +2,7 @@
 
 pub(crate) mod call_form;
 pub(crate) mod call_site;
+pub(crate) mod definition_list;
 pub(crate) mod exchange;
 pub(crate) mod expanded;
 pub(crate) mod output_values;

@@ -29,6 +29,9 @@ pub(crate) fn scalar_type(element: ElementType) -> Oid {
 /// The largest number of dimensions of a PostgreSQL array (MAXDIM in utils/array.h).
 pub(crate) const MOST_DIMENSIONS: usize = 6;
 
+/// The number of elements that an array must stay below (MaxArraySize in utils/array.h).
+const MOST_ELEMENTS: usize = (1 << 27) - 8;
+
 /// Returns the natural SQL type of an output: the type of its value in one row, before any conversion.
 pub(crate) fn natural_type(output: &Output) -> Oid {
     let (element, rank) = match &output.row {
@@ -161,7 +164,7 @@ pub(crate) fn jsonb(json: &str) -> Datum {
 
 /// Builds an array datum. Without values it is the empty array.
 pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usize], element: Oid) -> Result<Datum> {
-    if values.len() >= (1 << 27) - 8 {
+    if values.len() >= MOST_ELEMENTS {
         return Err(Error::TooLarge { bytes: values.len() * 8 });
     }
     let too_large = |_| Error::TooLarge { bytes: values.len() * 8 };
@@ -186,6 +189,69 @@ pub(crate) fn array(values: &mut [Datum], nulls: &mut [bool], dimensions: &[usiz
             align,
         ))
     })
+}
+
+/// The form of arrays without NULLs that have the same dimensions. Their elements are passed by value, without padding
+/// between them.
+pub(crate) struct PlainArray {
+    /// What comes before the elements, but for the length.
+    head: Vec<u8>,
+    /// The length of an array and of its elements, in bytes.
+    total: usize,
+    pub(crate) bytes: usize,
+}
+
+impl PlainArray {
+    /// Describes arrays of elements of `size` bytes.
+    pub(crate) fn new(dimensions: &[usize], element: Oid, size: usize) -> Result<Self> {
+        let count = dimensions.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(size);
+        let too_large = || Error::TooLarge { bytes };
+        if count >= MOST_ELEMENTS || bytes > 0x3fff_ff00 {
+            return Err(too_large());
+        }
+        let number = |n: usize| i32::try_from(n).map_err(|_| too_large());
+        // ArrayType in utils/array.h: length, number of dimensions, offset of the elements if there are NULLs, type of
+        // the elements; then the dimensions, and the lower bounds.
+        let mut head = vec![0; 4];
+        head.extend(number(dimensions.len())?.to_ne_bytes());
+        head.extend(0_i32.to_ne_bytes());
+        head.extend(element.to_u32().to_ne_bytes());
+        for d in dimensions {
+            head.extend(number(*d)?.to_ne_bytes());
+        }
+        dimensions.iter().for_each(|_| head.extend(1_i32.to_ne_bytes()));
+        head.resize(head.len().next_multiple_of(8), 0);
+        Ok(Self { total: head.len() + bytes, head, bytes })
+    }
+
+    /// Returns the length of an array, in bytes.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Writes all but the elements of an array. Returns the room for the elements.
+    ///
+    /// # Safety
+    /// There must be room for `total()` bytes, aligned to 8 bytes, and nothing else may refer to it.
+    pub(crate) unsafe fn write<'a>(&self, to: *mut u8) -> &'a mut [u8] {
+        // SAFETY: the caller guarantees the room. The elements are zeroed by the caller or written next.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.head.as_ptr(), to, self.head.len());
+            pgrx::varlena::set_varsize_4b(to.cast(), i32::try_from(self.total).unwrap_or(i32::MAX));
+            std::slice::from_raw_parts_mut(to.add(self.head.len()), self.bytes)
+        }
+    }
+}
+
+/// Builds an array without NULLs. `fill` writes the bytes of its elements.
+pub(crate) fn plain_array(array: &PlainArray, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Datum> {
+    // SAFETY: PostgreSQL's memory is zeroed, and aligned to 8 bytes.
+    unsafe {
+        let to = pg_sys::palloc0(array.total()).cast::<u8>();
+        fill(array.write(to))?;
+        Ok(Datum::from(to))
+    }
 }
 
 /// Returns a row of an output in its natural SQL type.

@@ -103,7 +103,7 @@ struct ResultColumn {
 }
 
 /// Returns the float type that a type is, or is an array of. None for other types.
-fn float_of(oid: Oid) -> Option<Oid> {
+pub(crate) fn float_of(oid: Oid) -> Option<Oid> {
     let base = stored_type::base(oid, -1).0;
     // SAFETY: reads the type cache.
     let element = unsafe { pg_sys::get_element_type(base) };
@@ -323,18 +323,13 @@ impl RowReader {
         if self.uses_carried {
             self.open_carried(chunk.carried(row)?)?;
         }
-        for (i, column) in self.columns.iter().enumerate() {
-            let mut null = false;
-            if let (Some(float), ColumnSource::Output(place) | ColumnSource::One(place), Some(nth)) =
-                (column.float, &column.source, nth)
-            {
-                check_exact(layout, chunk, *place, nth, float)?;
-            }
-            let datum = match (&column.source, nth) {
+        for i in 0..self.columns.len() {
+            let column = &self.columns[i];
+            let value = match (&column.source, nth) {
                 (ColumnSource::Carried(place, reading), _) => {
-                    null = self.carried_nulls[*place];
+                    let mut null = self.carried_nulls[*place];
                     let value = self.carried_values[*place];
-                    match reading {
+                    let value = match reading {
                         Reading::Written(output) if !null => text::datum(&output.text(value)),
                         Reading::Parsed(input) if !null => input.value(&text::text(value)?),
                         Reading::Kept if !null => {
@@ -344,31 +339,84 @@ impl RowReader {
                             value
                         }
                         _ => value,
-                    }
+                    };
+                    let value = column.coercion.as_ref().map_or(value, |c| c.apply(value, &mut null));
+                    (!null).then_some(value)
                 }
-                (_, None) | (ColumnSource::Null, _) => {
-                    null = true;
-                    Datum::from(0)
-                }
-                (ColumnSource::Output(place), Some(nth)) => natural(&layout.outputs[*place], chunk, *place, nth)?,
-                (ColumnSource::Json(place, binary), Some(nth)) => {
-                    let json = json_text(&layout.outputs[*place], chunk, *place, nth)?;
-                    if *binary { jsonb(&json) } else { json_datum(&json) }
-                }
-                (ColumnSource::One(place), Some(nth)) => {
-                    let output = &layout.outputs[*place];
-                    let OutputRow::Tensor { element, .. } = &output.row else { continue };
-                    let value = scalar_datum(chunk.scalar(*place, nth, 0)?);
-                    array(&mut [value], &mut [false], &[1], scalar_type(*element))?
-                }
+                (_, Some(nth)) => self.output_value(i, layout, chunk, nth)?,
+                (_, None) => self.null(i),
             };
-            self.values[i] = match &column.coercion {
-                Some(c) => c.apply(datum, &mut null),
-                None => datum,
-            };
-            self.nulls[i] = null;
+            self.values[i] = value.unwrap_or(Datum::from(0));
+            self.nulls[i] = value.is_none();
         }
         Ok(())
+    }
+
+    /// Returns the value of a column that is not of the row, for the `nth` row that was run.
+    pub(crate) fn output_value(
+        &self,
+        column: usize,
+        layout: &Layout,
+        chunk: &EncodedRows<'_>,
+        nth: usize,
+    ) -> Result<Option<Datum>> {
+        let ResultColumn { source, coercion, float } = &self.columns[column];
+        if let (Some(float), ColumnSource::Output(place) | ColumnSource::One(place)) = (float, source) {
+            check_exact(layout, chunk, *place, nth, *float)?;
+        }
+        let value = match source {
+            ColumnSource::Output(place) => natural(&layout.outputs[*place], chunk, *place, nth)?,
+            ColumnSource::Json(place, binary) => {
+                let json = json_text(&layout.outputs[*place], chunk, *place, nth)?;
+                if *binary { jsonb(&json) } else { json_datum(&json) }
+            }
+            ColumnSource::One(place) => {
+                let output = &layout.outputs[*place];
+                let OutputRow::Tensor { element, .. } = &output.row else { return Ok(None) };
+                let value = scalar_datum(chunk.scalar(*place, nth, 0)?);
+                array(&mut [value], &mut [false], &[1], scalar_type(*element))?
+            }
+            ColumnSource::Null | ColumnSource::Carried(..) => return Ok(self.null(column)),
+        };
+        let mut null = false;
+        let value = coercion.as_ref().map_or(value, |c| c.apply(value, &mut null));
+        Ok((!null).then_some(value))
+    }
+
+    /// Returns the value of a column for a row that was not run: NULL, unless the declared type is a domain that forbids
+    /// it.
+    pub(crate) fn null(&self, column: usize) -> Option<Datum> {
+        let mut null = true;
+        let value = self.columns[column].coercion.as_ref().map(|c| c.apply(Datum::from(0), &mut null))?;
+        (!null).then_some(value)
+    }
+
+    /// Returns the position of the output that a column reads. None if it reads none.
+    pub(crate) fn output(&self, column: usize) -> Option<usize> {
+        match self.columns.get(column)?.source {
+            ColumnSource::Output(place) | ColumnSource::Json(place, _) | ColumnSource::One(place) => Some(place),
+            ColumnSource::Carried(..) | ColumnSource::Null => None,
+        }
+    }
+
+    /// Moves a column to another position of its output.
+    pub(crate) fn move_output(&mut self, column: usize, to: usize) {
+        if let ColumnSource::Output(place) | ColumnSource::Json(place, _) | ColumnSource::One(place) =
+            &mut self.columns[column].source
+        {
+            *place = to;
+        }
+    }
+
+    /// Whether a column is an output in its natural type, unchanged.
+    pub(crate) fn is_natural(&self, column: usize) -> bool {
+        let column = &self.columns[column];
+        matches!(column.source, ColumnSource::Output(_)) && column.coercion.is_none()
+    }
+
+    /// Whether a row that was not run may have a value other than NULL, or an error, in a column.
+    pub(crate) fn coerces(&self, column: usize) -> bool {
+        self.columns[column].coercion.is_some()
     }
 
     /// Decodes the carried columns of a row.

@@ -196,13 +196,12 @@ fn put_group(
     state: *mut pg_sys::ExplainState,
 ) {
     // SAFETY: the expression of a call's column is the call.
-    let (references, outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
-        let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
+    let (references, mut outputs): (Vec<Option<String>>, Vec<String>) = unsafe {
         group
             .calls
             .iter()
             .map(|call| {
-                let f = (*columns[call.column]).expr.cast::<pg_sys::FuncExpr>();
+                let f = call.call(plan);
                 let model = members::<pg_sys::Node>((*f).args)[0];
                 let reference = is(model, NodeTag::T_Const).then(|| constant_text(model)).flatten();
                 let output = reference.as_ref().and_then(|r| r.split_once('/')).map(|(_, o)| o.to_owned());
@@ -213,6 +212,11 @@ fn put_group(
             })
             .unzip()
     };
+    let streamed = scan.groups.get(number).and_then(|g| g.streamed.as_ref());
+    if let Some(streamed) = streamed {
+        let names = streamed.columns.iter().filter_map(|c| streamed.definition.columns.get(c.number.checked_sub(1)?));
+        outputs = names.map(|c| c.name.clone()).collect();
+    }
     // Shows the versions that were run. Before the first run, resolves the reference if a snapshot is active.
     let mut versions = scan.versions(number);
     let reference = references.first().cloned().flatten();
@@ -230,7 +234,10 @@ fn put_group(
         (Some(version), ..) => {
             let labels: Vec<String> = versions.iter().map(|v| v.label()).collect();
             put_text(c"Model", &labels.join(", "), state);
-            put_text(c"Outputs", &outputs.join(", "), state);
+            let name = if streamed.is_some() { c"Columns" } else { c"Outputs" };
+            if !outputs.is_empty() {
+                put_text(name, &outputs.join(", "), state);
+            }
             let device =
                 settings::device().or(version.options.device).map_or_else(|| "cpu".to_owned(), |d| d.to_string());
             put_text(c"Device", &device, state);

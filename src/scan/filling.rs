@@ -9,7 +9,7 @@ use crate::pg::{ambiguity, memory, running_query};
 use crate::planner::executor;
 use crate::planner::node_spec::Top;
 use crate::scan::exec::{evaluate, fetch, is_expanded, reset};
-use crate::scan::model_batcher::ModelBatcher;
+use crate::scan::model_batcher::{COMPUTED, ModelBatcher};
 use crate::scan::state::{BATCHERS, BatchScan, Length, RowSource};
 use crate::scan::window::{EMPTY, FIRST_WINDOW, RowWindow};
 
@@ -34,8 +34,9 @@ impl BatchScan {
                 }
             }
             let (types, variadic, columns) = (&raw const group.types, group.variadic, group.columns);
-            let inputs = &raw const group.inputs;
+            let (inputs, computed) = (&raw const group.inputs, &raw const group.computed);
             let value = |input: RowSource| match input {
+                RowSource::Computed(i) => (&*computed)[i],
                 RowSource::Attribute(i) => {
                     NullableDatum { value: *(*slot).tts_values.add(i), isnull: *(*slot).tts_isnull.add(i) }
                 }
@@ -57,8 +58,18 @@ impl BatchScan {
                 if group.is_plain {
                     batcher.read_attributes(|source| match (&(*inputs))[source] {
                         RowSource::Attribute(i) => i,
+                        RowSource::Computed(i) => COMPUTED + i,
                         RowSource::Expression(_) => 0,
                     });
+                }
+                // Of a row that is streamed, no columns have been read but those that are returned.
+                for source in batcher.sources() {
+                    if let Some(RowSource::Attribute(i)) = (&*inputs).get(*source) {
+                        self.last_attribute = self.last_attribute.max(i32::try_from(i + 1).unwrap_or(0));
+                    }
+                }
+                if i32::from((*slot).tts_nvalid) < self.last_attribute {
+                    executor::slot_getsomeattrs_int(slot, self.last_attribute);
                 }
             }
             for i in 0..batcher.sources().len() {
@@ -125,6 +136,7 @@ impl BatchScan {
             // A node above may return rows that it kept from an earlier run, so the rows already sent to the client
             // count, too.
             (Top::Exact, Some(wanted)) => Some(wanted.saturating_sub(self.given_in_run.max(sent))),
+            (Top::Exact, None) | (Top::Loose, _) if self.recipe.reads_ahead => None,
             (Top::Exact, None) | (Top::Loose, _) => Some(1),
         };
         let wanted = of_limit.into_iter().chain(of_run).min()?;
@@ -143,6 +155,15 @@ impl BatchScan {
         }
         match wanted {
             None => self.size,
+            // The rows that were needed at least have been read. More of them are needed if none waits.
+            Some(0) if self.recipe.reads_ahead => {
+                if waiting > 0 {
+                    0
+                } else {
+                    self.size
+                }
+            }
+            Some(wanted) if self.recipe.reads_ahead && wanted < self.most => wanted,
             // All of these rows are needed, so there is no reason to start with a small window.
             Some(wanted) => {
                 self.size = self.most.max(1);
@@ -170,15 +191,17 @@ impl BatchScan {
                 (*context).ecxt_outertuple = slot;
                 let mut spoiled = false;
                 for group in 0..self.groups.len() {
+                    for i in 0..self.groups[group].expressions.len() {
+                        let value = evaluate(self.groups[group].expressions[i], context);
+                        self.groups[group].computed[i] = value;
+                    }
                     // Memory that a conversion allocates is freed with the row.
                     let before = pg_sys::CurrentMemoryContext;
                     pg_sys::CurrentMemoryContext = (*context).ecxt_per_tuple_memory;
                     let taken = self.groups[group].take(slot, self.windows[which].rows);
                     pg_sys::CurrentMemoryContext = before;
-                    if taken {
-                        continue;
-                    }
-                    if let Err(error) = self.gather(group, which, slot, context) {
+                    let gathered = if taken { Ok(()) } else { self.gather(group, which, slot, context) };
+                    if let Err(error) = gathered.and_then(|()| self.compute(group, which, context)) {
                         let row = self.windows[which].rows;
                         let error = self.explained(node, group, error);
                         self.windows[which].spoil(row, error);
@@ -224,14 +247,39 @@ impl BatchScan {
         // SAFETY: the expression of a call's column is the call.
         unsafe {
             let plan = (*node).ss.ps.plan.cast::<pg_sys::CustomScan>();
-            let columns = members::<pg_sys::TargetEntry>((*plan).custom_scan_tlist);
-            let Some((column, _)) = self.groups[group].calls.first() else { return error };
-            let call = (*columns[*column]).expr.cast::<pg_sys::FuncExpr>();
-            match members::<pg_sys::Node>((*call).args)[..] {
-                [_, row] => ambiguity::explained(error, row, (*node).ss.ps.state),
+            let Some(spec) = self.recipe.groups[group].calls.first() else { return error };
+            let call = spec.call(plan);
+            match members::<pg_sys::Node>((*call).args).split_off(spec.form.before_row())[..] {
+                [row] => ambiguity::explained(error, row, (*node).ss.ps.state),
                 _ => error,
             }
         }
+    }
+
+    /// Computes the columns of a streamed row that are not columns of the input.
+    #[inline]
+    pub(crate) unsafe fn compute(
+        &mut self,
+        group: usize,
+        which: usize,
+        context: *mut pg_sys::ExprContext,
+    ) -> Result<()> {
+        let group = &self.groups[group];
+        let Some(batcher) = group.batchers.get(group.current) else { return Ok(()) };
+        for i in 0..batcher.computed().len() {
+            let computed = batcher.computed()[i];
+            // SAFETY: the expression is compiled for this row.
+            let value = unsafe { evaluate(computed.expression, context) };
+            let window = &mut self.windows[which];
+            let value = match computed.length {
+                _ if value.isnull => None,
+                // SAFETY: the length is that of the expression's type.
+                Some(length) => Some(unsafe { copied(window, value.value, length)? }),
+                None => Some(value.value),
+            };
+            window.put(window.rows, computed.column, value);
+        }
+        Ok(())
     }
 
     /// Copies the values of a row that the node returns.
@@ -250,28 +298,7 @@ impl BatchScan {
                 }
                 let mut value = *(*slot).tts_values.add(kept.attribute);
                 if let Some(length) = kept.length {
-                    let from = value.cast_mut_ptr::<u8>();
-                    let length = match length {
-                        Length::Varlena if pgrx::varlena::varatt_is_1b_e(from.cast()) && is_expanded(from) => {
-                            let flat = pg_sys::pg_detoast_datum_copy(from.cast());
-                            let n = pgrx::varlena::varsize_any(flat);
-                            let to = window.arena.room(n)?;
-                            std::ptr::copy_nonoverlapping(flat.cast::<u8>(), to, n);
-                            pg_sys::pfree(flat.cast());
-                            value = Datum::from(to);
-                            window.bytes += n;
-                            0
-                        }
-                        Length::Varlena => pgrx::varlena::varsize_any(from.cast()),
-                        Length::CString => libc::strlen(from.cast()) + 1,
-                        Length::Bytes(n) => n,
-                    };
-                    if length > 0 {
-                        let to = window.arena.room(length)?;
-                        std::ptr::copy_nonoverlapping(from, to, length);
-                        value = Datum::from(to);
-                        window.bytes += length;
-                    }
+                    value = copied(window, value, length)?;
                 }
                 window.values[base + kept.column] = value;
                 window.nulls[base + kept.column] = false;
@@ -412,5 +439,35 @@ impl BatchScan {
             ((*(*slot).tts_ops).clear.unwrap_unchecked())(slot);
             Ok(false)
         }
+    }
+}
+
+/// Copies a value that is passed by reference into the arena of a window.
+#[inline]
+unsafe fn copied(window: &mut RowWindow, value: Datum, length: Length) -> Result<Datum> {
+    // SAFETY: the value is as long as its type says.
+    unsafe {
+        let mut from = value.cast_mut_ptr::<u8>();
+        let mut flat = std::ptr::null_mut();
+        let length = match length {
+            Length::Varlena if pgrx::varlena::varatt_is_1b_e(from.cast()) && is_expanded(from) => {
+                flat = pg_sys::pg_detoast_datum_copy(from.cast());
+                from = flat.cast();
+                pgrx::varlena::varsize_any(flat)
+            }
+            Length::Varlena => pgrx::varlena::varsize_any(from.cast()),
+            Length::CString => libc::strlen(from.cast()) + 1,
+            Length::Bytes(n) => n,
+        };
+        if length == 0 {
+            return Ok(value);
+        }
+        let to = window.arena.room(length)?;
+        std::ptr::copy_nonoverlapping(from, to, length);
+        window.bytes += length;
+        if !flat.is_null() {
+            pg_sys::pfree(flat.cast());
+        }
+        Ok(Datum::from(to))
     }
 }

@@ -4,6 +4,7 @@
 //! - `exec` returns its rows.
 //! - `filling` and `window` read the input into windows of rows.
 //! - `model_batcher` runs the batches of one model, and `cached_binding` keeps its binding across queries.
+//! - `streamed` returns the columns of a `predictions()` that the planner replaced.
 //! - `explain` shows what was run.
 //!
 //! Executor callbacks call back into the executor through its function pointers, without a guard. An error then jumps
@@ -20,6 +21,7 @@ mod explain;
 mod filling;
 mod model_batcher;
 mod state;
+mod streamed;
 mod window;
 
 /// A table of function pointers that PostgreSQL refers to.

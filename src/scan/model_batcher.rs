@@ -26,10 +26,14 @@ use crate::runtime::batch_runner::{BatchRunner, RunSpec, Took};
 use crate::runtime::shared_memory::nanos;
 use crate::scan::cached_binding::{CachedBinding, CallShape};
 use crate::scan::explain::Counters;
+use crate::scan::streamed::{ComputedColumn, Streamed, StreamedColumns};
 use crate::scan::window::RowWindow;
 
 /// Number of rows that a buffer first has room for; doubled when it is full.
 const FIRST_ROWS: usize = 64;
+
+/// The attribute that stands for the first computed value of a row. PostgreSQL has fewer attributes.
+pub(super) const COMPUTED: usize = 1 << 16;
 
 /// The result column of a call.
 pub(super) struct CallColumn {
@@ -53,6 +57,8 @@ pub(super) struct ModelBatcher {
     /// Batches in flight, in the order in which they were submitted.
     flights: VecDeque<PendingBatch>,
     spare: Vec<(RowBuffer, Vec<u32>)>,
+    /// The columns of a definition list, if the calls return them.
+    streamed: Option<Streamed>,
     context: pg_sys::MemoryContext,
 }
 
@@ -62,11 +68,13 @@ impl ModelBatcher {
     /// - `references`: the model references of the calls, in the order of `calls`.
     /// - `calls`: the column and form of each call.
     /// - `shape`: the shape of the calls, if a cached binding may be used.
+    /// - `streamed`: the columns of a definition list, if the calls return them.
     /// - `expected`: the number of rows that the plan expects.
     pub(super) fn open(
         references: Vec<String>,
         calls: &[(usize, CallForm)],
         shape: Option<&CallShape>,
+        streamed: Option<&StreamedColumns>,
         context: pg_sys::MemoryContext,
         expected: f64,
     ) -> Result<Self> {
@@ -79,15 +87,21 @@ impl ModelBatcher {
         let Some(first) = resolved.first() else { return Err(Error::RowsDiffer) };
         let version = Arc::clone(&first.version);
         let session = registry::session(&version)?;
-        let cached = match shape.and_then(|shape| CachedBinding::find(shape, &references, &version)) {
-            Some(cached) => cached,
-            None => Self::cached(references, calls, &resolved, version),
+        let found = shape.and_then(|shape| CachedBinding::find(shape, &references, &version));
+        let (cached, streamed) = match (found, streamed) {
+            (Some(cached), _) => (cached, None),
+            (None, Some(columns)) => {
+                let (spec, streamed) = Streamed::resolve(columns, first, &version, context)?;
+                (Self::unbound(references, spec, Vec::new()), Some(streamed))
+            }
+            (None, None) => (Self::cached(references, calls, &resolved, version), None),
         };
         Ok(Self {
             runner: BatchRunner::finding_failure(Arc::clone(&cached.spec), session, Some(expected))?,
             cached,
             flights: VecDeque::new(),
             spare: Vec::new(),
+            streamed,
             context,
         })
     }
@@ -112,6 +126,10 @@ impl ModelBatcher {
             layout.named = resolved.names_output;
             answers.push(CallColumn { column: *column, form: *form, layout });
         }
+        Self::unbound(references, spec, answers)
+    }
+
+    fn unbound(references: Vec<String>, spec: Arc<RunSpec>, answers: Vec<CallColumn>) -> CachedBinding {
         CachedBinding {
             references,
             spec,
@@ -128,6 +146,9 @@ impl ModelBatcher {
     /// Ends the batcher, and caches its binding for the next query with calls of this shape.
     pub(super) fn end(mut self, shape: Option<&Rc<CallShape>>) {
         self.runner.give_up();
+        if let Some(streamed) = &self.streamed {
+            streamed.warn();
+        }
         if let Some(shape) = shape {
             self.cached.keep(Rc::clone(shape));
         }
@@ -151,6 +172,11 @@ impl ModelBatcher {
     /// Returns the version that it runs.
     pub(super) fn version(&self) -> Arc<Version> {
         Arc::clone(&self.cached.spec.version)
+    }
+
+    /// Returns the columns of the row that must be computed.
+    pub(super) fn computed(&self) -> &[ComputedColumn] {
+        self.streamed.as_ref().map_or(&[], |s| &s.computed)
     }
 
     /// Returns the number of rows of a full batch.
@@ -181,6 +207,9 @@ impl ModelBatcher {
         for answer in &self.cached.answers {
             answer.form.check(&answer.layout)?;
         }
+        if let Some(streamed) = &self.streamed {
+            streamed.check()?;
+        }
         self.cached.sources = binding.compact();
         self.cached.values = vec![NullableDatum { value: Datum::from(0), isnull: true }; self.cached.sources.len()];
         self.cached.buffer.batch = binding.batch();
@@ -199,16 +228,29 @@ impl ModelBatcher {
     /// - The row is the last one that the batch or its buffers have room for.
     ///
     /// # Safety
-    /// Both arrays must hold the attributes that were passed to `read_attributes`.
+    /// The arrays must hold the attributes that were passed to `read_attributes`, and the computed values.
     #[inline(always)]
-    pub(super) unsafe fn take(&mut self, values: *const Datum, nulls: *const bool, place: u32) -> bool {
+    pub(super) unsafe fn take(
+        &mut self,
+        values: *const Datum,
+        nulls: *const bool,
+        computed: &[NullableDatum],
+        place: u32,
+    ) -> bool {
         let Some(direct) = &self.cached.direct else { return false };
         if self.cached.places.len() == self.cached.places.capacity() {
             return false;
         }
         // SAFETY: the caller guarantees that the arrays hold the attributes.
         let value = |i: usize| unsafe { (!*nulls.add(i)).then(|| *values.add(i)) };
-        let written = self.cached.buffer.write_direct(direct, self.runner.batch_size, value);
+        let written = if computed.is_empty() {
+            self.cached.buffer.write_direct(direct, self.runner.batch_size, value)
+        } else {
+            self.cached.buffer.write_direct(direct, self.runner.batch_size, |i| match i.checked_sub(COMPUTED) {
+                None => value(i),
+                Some(i) => computed.get(i).filter(|c| !c.isnull).map(|c| c.value),
+            })
+        };
         if written {
             self.cached.places.push(place);
         }
@@ -354,7 +396,7 @@ impl ModelBatcher {
         buffer.note_failures(ran);
         let (rows, bad) = (&buffer.rows, &buffer.failures);
         counters.failed += bad.len() as u64;
-        if let Some((_, reason)) = bad.first() {
+        if let (Some((_, reason)), None) = (bad.first(), &self.streamed) {
             self.runner.warn_once(reason);
         }
         let (mut count, mut answered) = (usize::MAX, rows.ran.len());
@@ -371,6 +413,9 @@ impl ModelBatcher {
                 count = *nth;
                 answered = row;
             }
+        }
+        if let Some(streamed) = &mut self.streamed {
+            streamed.scatter(buffer, &ran.values, places, count, window)?;
         }
         let mut encoded = None;
         for answer in &self.cached.answers {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pg_predict_engine::version::Version;
-use pgrx::pg_sys::{self, ExprState, NodeTag};
+use pgrx::pg_sys::{self, Datum, ExprState, NodeTag, NullableDatum};
 
 use crate::error::{Error, Result};
 use crate::pg::catalog::roles;
@@ -14,12 +14,15 @@ use crate::pg::report::raise;
 use crate::pg::{memory, text, tuple};
 use crate::planner::executor;
 use crate::planner::node_spec::NodeSpec;
+use crate::planner::rewrite::node_columns::OUTER;
 use crate::results::call_form::CallForm;
+use crate::results::definition_list::DefinitionList;
 use crate::scan::EXECUTION;
 use crate::scan::cached_binding::CallShape;
 use crate::scan::exec::evaluate;
 use crate::scan::explain::{Counters, WorkerCounters};
 use crate::scan::model_batcher::ModelBatcher;
+use crate::scan::streamed::{StreamedColumn, StreamedColumns};
 use crate::scan::window::{FIRST_WINDOW, RowWindow};
 use crate::settings;
 
@@ -68,6 +71,8 @@ pub(crate) enum RowSource {
     /// An attribute of the input row.
     Attribute(usize),
     Expression(*mut ExprState),
+    /// A value that was computed for the current row, by its position in `computed`.
+    Computed(usize),
 }
 
 /// The execution state of calls that share their runs.
@@ -85,9 +90,16 @@ pub(crate) struct CallGroupState {
     pub(crate) is_plain: bool,
     /// The shape of its calls, if a cached binding may be used for them.
     pub(crate) shape: Option<Rc<CallShape>>,
+    /// The columns of a definition list, if the calls return them.
+    pub(crate) streamed: Option<StreamedColumns>,
+    /// The values of a streamed row that must be computed, and their results for the current row.
+    pub(crate) expressions: Vec<*mut ExprState>,
+    pub(crate) computed: Vec<NullableDatum>,
     pub(crate) batchers: Vec<ModelBatcher>,
     /// The references of the current row. Not updated if all references are constants.
     pub(crate) at_hand: Vec<String>,
+    /// The batcher of the current row.
+    pub(crate) current: usize,
     pub(crate) counters: Counters,
     /// Number of rows that the plan expects.
     pub(crate) expected: f64,
@@ -167,7 +179,7 @@ pub(super) unsafe extern "C-unwind" fn begin(
         (*node).ss.ps.lefttree = executor::ExecInitNode((*plan).scan.plan.lefttree, estate, flags & !mask);
         match set_up(node, plan, (*estate).es_query_cxt) {
             Ok(mut scan) => {
-                scan.goes_back = goes_back;
+                scan.goes_back = goes_back || scan.recipe.keeps_rows;
                 scan.explain_only = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() != 0;
                 // WHERE CURRENT OF finds the current row of a cursor by the relation of its scan.
                 if scan.recipe.row_place.is_some() {
@@ -200,7 +212,8 @@ unsafe fn set_up(
         let (mut kept, mut last) = (Vec::new(), 0);
         for (column, entry) in columns.iter().enumerate() {
             let e = (**entry).expr;
-            if is(e.cast(), NodeTag::T_Var) {
+            // A Var of another item is shown by EXPLAIN, and its value comes from a call.
+            if is(e.cast(), NodeTag::T_Var) && (*e.cast::<pg_sys::Var>()).varno == OUTER {
                 let v = &*e.cast::<pg_sys::Var>();
                 last = last.max(i32::from(v.varattno));
                 kept.push(KeptColumn { column, attribute: place(v)?, length: Length::of(v.vartype) });
@@ -210,9 +223,10 @@ unsafe fn set_up(
         for group in &recipe.groups {
             let mut calls = Vec::new();
             let mut references = Vec::new();
+            let mut streamed: Option<StreamedColumns> = None;
             let mut first: *mut pg_sys::FuncExpr = std::ptr::null_mut();
             for call in &group.calls {
-                let f = (*columns[call.column]).expr.cast::<pg_sys::FuncExpr>();
+                let f = call.call(plan);
                 roles::check_execute((*f).funcid);
                 let model = members::<pg_sys::Node>((*f).args)[0];
                 let constant = is(model, NodeTag::T_Const) && !(*model.cast::<pg_sys::Const>()).constisnull;
@@ -221,27 +235,53 @@ unsafe fn set_up(
                 } else {
                     None
                 };
-                let compiled = if text.is_none() { compiled(model) } else { std::ptr::null_mut() };
-                references.push((compiled, text));
+                let expression = if text.is_none() { compiled(model) } else { std::ptr::null_mut() };
+                references.push((expression, text));
                 calls.push((call.column, call.form));
+                if call.form == CallForm::Column {
+                    let (definition, column, value) = streamed_column(f, call.column)?;
+                    let columns = &mut streamed.get_or_insert(StreamedColumns { definition, columns: vec![] }).columns;
+                    let mut column = StreamedColumn { length: Length::of((*f).funcresulttype), ..column };
+                    match node::tag(value) {
+                        NodeTag::T_Var => {
+                            let v = &*value.cast::<pg_sys::Var>();
+                            last = last.max(i32::from(v.varattno));
+                            kept.push(KeptColumn { column: call.column, attribute: place(v)?, length: column.length });
+                            column.is_kept = true;
+                        }
+                        NodeTag::T_Const if (*value.cast::<pg_sys::Const>()).constisnull => {}
+                        _ => column.expression = compiled(value),
+                    }
+                    columns.push(column);
+                }
                 if first.is_null() {
                     first = f;
                 }
             }
-            let mut arguments = members::<pg_sys::Node>((*first).args).split_off(1);
+            let before_row = calls.first().map_or(1, |(_, form): &(usize, CallForm)| form.before_row());
+            let mut arguments = members::<pg_sys::Node>((*first).args).split_off(before_row);
             let types: Vec<_> = arguments.iter().map(|a| pg_sys::exprType(*a)).collect();
-            let row = columns_of(&arguments, context);
+            let row = columns_of(&arguments, streamed.is_some(), context);
             if !row.is_null() {
                 arguments = members((*arguments[0].cast::<pg_sys::RowExpr>()).args);
             }
+            let mut expressions = Vec::new();
             let inputs: Vec<RowSource> = arguments
                 .iter()
                 .map(|a| {
                     let var = is(*a, NodeTag::T_Var).then(|| (*a.cast::<pg_sys::Var>()).varattno);
                     match var.and_then(|number| Some((number, tuple::place(number)?))) {
                         Some((number, place)) => {
-                            last = last.max(i32::from(number));
+                            // Of a row that is streamed, only the columns that the model takes are read.
+                            if row.is_null() || streamed.is_none() {
+                                last = last.max(i32::from(number));
+                            }
                             RowSource::Attribute(place)
+                        }
+                        // The aggregate computes all values of a row, so a streamed one does so, too.
+                        None if streamed.is_some() => {
+                            expressions.push(compiled(*a));
+                            RowSource::Computed(expressions.len() - 1)
                         }
                         None => RowSource::Expression(compiled(*a)),
                     }
@@ -251,17 +291,21 @@ unsafe fn set_up(
                 .iter()
                 .map(|i| match i {
                     RowSource::Attribute(i) => Some(*i),
-                    RowSource::Expression(_) => None,
+                    RowSource::Expression(_) | RowSource::Computed(_) => None,
                 })
                 .collect();
             let named = references.iter().all(|(_, text)| text.is_some());
             let variadic = (*first).funcvariadic;
-            let shape = attributes.clone().filter(|_| named && row.is_null()).map(|attributes| {
+            let shape = attributes.clone().filter(|_| named && row.is_null() && streamed.is_none()).map(|attributes| {
                 Rc::new(CallShape { calls: calls.clone(), types: Vec::clone(&types), attributes, variadic })
             });
             groups.push(CallGroupState {
-                is_plain: group.guard.is_none() && named && attributes.is_some(),
+                is_plain: group.guard.is_none() && named && (attributes.is_some() || streamed.is_some()),
                 shape,
+                streamed,
+                computed: vec![NullableDatum { value: Datum::from(0), isnull: true }; expressions.len()],
+                expressions,
+                current: 0,
                 calls,
                 guard: group.guard.map_or(std::ptr::null_mut(), |i| compiled(extra[i])),
                 references,
@@ -312,9 +356,41 @@ unsafe fn set_up(
     }
 }
 
+/// Returns the definition list of a call that returns one of its columns, the column, and the value of the row's column
+/// of the same name.
+///
+/// Anybody may write such a call, but not with a result of another type than record.
+unsafe fn streamed_column(
+    call: *mut pg_sys::FuncExpr,
+    column: usize,
+) -> Result<(DefinitionList, StreamedColumn, *mut pg_sys::Node)> {
+    // SAFETY: each node is cast to the type that its tag names.
+    unsafe {
+        let &[_, _, _, value, ..] = &members::<pg_sys::Node>((*call).args)[..] else {
+            return Err(DefinitionList::misused());
+        };
+        let (definition, number) = DefinitionList::of_call(call)?;
+        let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
+        if oid != (*call).funcresulttype || oid != pg_sys::exprType(value) {
+            return Err(DefinitionList::misused());
+        }
+        if let [aggregate, function] = definition.functions[..] {
+            roles::check_execute_aggregate(aggregate.into());
+            roles::check_execute(function.into());
+        }
+        let column = StreamedColumn { column, number, is_kept: false, expression: std::ptr::null_mut(), length: None };
+        Ok((definition, column, value))
+    }
+}
+
+/// Whether an expression is a plain value, which takes no time to evaluate and cannot fail.
+unsafe fn is_plain_value(n: *const pg_sys::Node) -> bool {
+    matches!(node::tag(n), NodeTag::T_Var | NodeTag::T_Const | NodeTag::T_Param)
+}
+
 /// Returns the columns of a row argument that consists only of plain values, so that the row need not be formed. Null
-/// for other arguments.
-unsafe fn columns_of(arguments: &[*mut pg_sys::Node], context: pg_sys::MemoryContext) -> pg_sys::TupleDesc {
+/// for other arguments. `any`: the columns may be any expressions.
+unsafe fn columns_of(arguments: &[*mut pg_sys::Node], any: bool, context: pg_sys::MemoryContext) -> pg_sys::TupleDesc {
     // SAFETY: a RowExpr by its tag; the descriptor is a copy in the memory context of the query.
     unsafe {
         let &[one] = arguments else { return std::ptr::null_mut() };
@@ -323,9 +399,7 @@ unsafe fn columns_of(arguments: &[*mut pg_sys::Node], context: pg_sys::MemoryCon
         }
         let row = one.cast::<pg_sys::RowExpr>();
         let fields = members::<pg_sys::Node>((*row).args);
-        let plain =
-            |n: &*mut pg_sys::Node| matches!(node::tag(*n), NodeTag::T_Var | NodeTag::T_Const | NodeTag::T_Param);
-        if !fields.iter().all(plain) {
+        if !any && !fields.iter().all(|n| is_plain_value(*n)) {
             return std::ptr::null_mut();
         }
         memory::within(context, || {
@@ -400,6 +474,7 @@ impl CallGroupState {
         home: pg_sys::MemoryContext,
     ) -> Result<&mut ModelBatcher> {
         let constant = self.references.iter().all(|(_, text)| text.is_some());
+        self.current = 0;
         if constant && !self.batchers.is_empty() {
             return Ok(&mut self.batchers[0]);
         }
@@ -419,26 +494,27 @@ impl CallGroupState {
             self.at_hand.push(reference);
         }
         if let Some(i) = self.batchers.iter().position(|l| l.references() == self.at_hand) {
+            self.current = i;
             return Ok(&mut self.batchers[i]);
         }
-        let batcher =
-            ModelBatcher::open(self.at_hand.clone(), &self.calls, self.shape.as_deref(), home, self.expected)?;
+        let (shape, streamed) = (self.shape.as_deref(), self.streamed.as_ref());
+        let batcher = ModelBatcher::open(self.at_hand.clone(), &self.calls, shape, streamed, home, self.expected)?;
         self.batchers.push(batcher);
-        let last = self.batchers.len() - 1;
-        Ok(&mut self.batchers[last])
+        self.current = self.batchers.len() - 1;
+        Ok(&mut self.batchers[self.current])
     }
 }
 
 impl CallGroupState {
     /// Writes the values of a slot directly into the tensors. Returns false, and does nothing, in these cases:
-    /// - The group has a condition, several models, or arguments that are not columns of the input.
+    /// - The group has a condition, several models, or arguments that are neither columns of the input nor computed.
     /// - The row would fill the batch.
     /// - The row needs the general path, for example because it has a NULL.
     #[inline(always)]
     pub(crate) unsafe fn take(&mut self, slot: *mut pg_sys::TupleTableSlot, place: u32) -> bool {
         let (true, [batcher]) = (self.is_plain, self.batchers.as_mut_slice()) else { return false };
         // SAFETY: the slot has the attributes that the group reads.
-        unsafe { batcher.take((*slot).tts_values, (*slot).tts_isnull, place) }
+        unsafe { batcher.take((*slot).tts_values, (*slot).tts_isnull, &self.computed, place) }
     }
 }
 

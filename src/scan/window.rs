@@ -131,6 +131,21 @@ impl RowWindow {
         }
     }
 
+    /// Stores a value, also over another one. None is NULL.
+    pub(super) fn put(&mut self, row: u32, column: usize, value: Option<Datum>) {
+        let at = row as usize * self.columns + column;
+        if let (Some(v), Some(n)) = (self.values.get_mut(at), self.nulls.get_mut(at)) {
+            *v = value.unwrap_or(Datum::from(0));
+            *n = value.is_none();
+        }
+    }
+
+    /// Returns a value. None is NULL.
+    pub(super) fn value(&self, row: u32, column: usize) -> Option<Datum> {
+        let at = row as usize * self.columns + column;
+        self.nulls.get(at).is_some_and(|null| !null).then(|| self.values[at])
+    }
+
     /// Records a row that failed.
     pub(super) fn spoil(&mut self, row: u32, error: Error) {
         if self.spoiled.as_ref().is_none_or(|(first, _)| row < *first) {

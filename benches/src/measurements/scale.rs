@@ -63,7 +63,7 @@ pub fn measure(address: &Address, workload: &Workload, most: u64, runs: usize) -
         };
         let statements = [
             format!("SELECT {} FROM {table}", workload.sum()),
-            format!("SELECT ({}) IS NOT NULL FROM {table}", workload.predict_batch(&columns)),
+            workload.sum_of_predictions(&columns, table),
             format!("SELECT sum({}) FROM {table}", workload.predict(&columns)),
         ];
         let file = PathBuf::from(format!("/proc/{}/status", server.backend));

@@ -60,6 +60,20 @@ fn forms(results: &Results, lines: &mut Vec<Line>) {
             ));
         }
     }
+    lines.push(at_most("linear: predictions() of a whole row / scan", 1.25, "x", ratio("linear", "row", "scan")));
+    let what = "linear: predictions() of a whole row, speed-up by two processes";
+    lines.push(at_least(what, 1.7, "x", ratio("linear", "row", "row_2")));
+    let what = "linear: CREATE TABLE AS (id, score) from predictions() / (id, a)";
+    lines.push(at_most(what, 1.25, "x", ratio("linear", "ctas", "ctas_floor")));
+    lines.push(at_most("linear: predict_batch cast to real[] / scan", 1.15, "x", ratio("linear", "cast", "scan")));
+    let first = results.workload("linear").and_then(|workload| workload.median("limit"));
+    lines.push(at_most("linear: predictions(), the first row", 20.0, "ms", first.map(|ns| ns / 1e6)));
+    lines.push(at_most(
+        "flights: predictions() of a whole row / sum(predict(columns))",
+        1.05,
+        "x",
+        ratio("flights", "row", "plain"),
+    ));
     let what = "linear: CREATE TABLE AS (id, score) / (id, a)";
     lines.push(at_most(what, 1.35, "x", ratio("linear", "plain_ctas", "ctas_floor")));
     for (form, serial, parallel) in [("predict_batch", "columns", "columns_2"), ("predict", "plain", "plain_2")] {

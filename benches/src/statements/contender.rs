@@ -52,8 +52,6 @@ pub enum Expect {
     /// One row with one value that is not NULL.
     #[default]
     Value,
-    /// One row with this value.
-    Exactly(String),
     /// One row with the sum of raw ONNX Runtime's answers.
     Sum,
     /// So many rows made or changed.

@@ -11,13 +11,8 @@ pub fn contenders(workload: &Workload, rows: u64, sample: u64) -> Vec<Contender>
     let table = workload.table;
     let columns = workload.columns();
     let first = workload.features[0].name();
-    // IS NOT NULL ends the aggregate without looking into its result.
-    let held = |arguments: &str, table: &str| {
-        Statement::new(
-            format!("SELECT ({}) IS NOT NULL FROM {table}", workload.predict_batch(arguments)),
-            Expect::Exactly("t".into()),
-        )
-    };
+    let scored =
+        |arguments: &str, table: &str| Statement::new(workload.sum_of_predictions(arguments, table), Expect::Sum);
     let summed = |arguments: &str, table: &str| {
         Statement::new(format!("SELECT sum({}) FROM {table}", workload.predict(arguments)), Expect::Sum)
     };
@@ -59,7 +54,7 @@ pub fn contenders(workload: &Workload, rows: u64, sample: u64) -> Vec<Contender>
         list.push(raw("raw_built", "raw ONNX Runtime, tensors built on the clock", RawRun::Built));
     }
     list.extend([
-        ours("columns", "predict_batch, columns", held(&columns, table)),
+        ours("columns", "predict_batch, columns", scored(&columns, table)),
         ours("plain", "sum(predict(columns))", summed(&columns, table)),
         floor(
             "ctas_floor",
@@ -75,20 +70,43 @@ pub fn contenders(workload: &Workload, rows: u64, sample: u64) -> Vec<Contender>
         floor("scan_2", "scan by two processes", scan().with(TWO_PROCESSES)),
         raw("raw_2", "model: raw ONNX Runtime, two threads", RawRun::BestByTwo),
         by_two(ours("plain_2", "sum(predict(columns)), two processes", summed(&columns, table).with(TWO_PROCESSES))),
-        by_two(ours("columns_2", "predict_batch, columns, two processes", held(&columns, table).with(TWO_PROCESSES))),
+        by_two(ours("columns_2", "predict_batch, columns, two processes", scored(&columns, table).with(TWO_PROCESSES))),
     ]);
     if !workload.slow {
-        list.push(ours("row", "predict_batch, whole row", held("r", &row)));
+        list.push(ours("row", "predict_batch, whole row", scored("r", &row)));
         list.push(ours("plain_row", "sum(predict(whole row))", summed("r", &row)));
         list.push(written(ours(
             "ctas",
             "CREATE TABLE AS (id, score) from predictions()",
             Statement::make(&workload.predictions(), rows).leaving("bench_out"),
         )));
+        list.push(by_two(ours(
+            "row_2",
+            "predict_batch, whole row, two processes",
+            scored("r", &row).with(TWO_PROCESSES),
+        )));
     }
     if workload.every_form {
         list.extend([
-            ours("array", "predict_batch, real[] column", held("x", "bench_arrays")),
+            ours("array", "predict_batch, real[] column", scored("x", "bench_arrays")),
+            ours(
+                "cast",
+                "predict_batch, columns, cast to real[]",
+                Statement::new(
+                    format!("SELECT array_length(({})::real[], 1) FROM {table}", workload.predict_batch(&columns)),
+                    Expect::Value,
+                ),
+            ),
+            Contender {
+                rows: 1,
+                floor: None,
+                raw: None,
+                ..ours(
+                    "limit",
+                    "predictions(), the first row",
+                    Statement::new(format!("SELECT score FROM ({}) q LIMIT 1", workload.predictions()), Expect::Value),
+                )
+            },
             Contender {
                 rows: sample,
                 ..ours(
@@ -101,7 +119,7 @@ pub fn contenders(workload: &Workload, rows: u64, sample: u64) -> Vec<Contender>
             ours(
                 "columns_planner",
                 "predict_batch, columns, the planner's choice",
-                held(&columns, table).with(PLANNER),
+                scored(&columns, table).with(PLANNER),
             ),
             floor("update_floor", &format!("UPDATE SET score = {first}"), Statement::update(first, table, rows)),
             Contender {

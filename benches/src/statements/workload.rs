@@ -207,13 +207,27 @@ impl Workload {
         format!("predict_batch('{}{output}', {arguments})", self.model)
     }
 
-    /// Keys and scores of whole rows that come back by `predictions()`.
-    pub fn predictions(&self) -> String {
-        let name = self.output.name;
-        let (kind, element) = match self.output.width {
+    /// The type of the output in SQL, and how the score is taken from it.
+    fn score(&self) -> (&'static str, String) {
+        match self.output.width {
             1 => ("real", String::new()),
             width => ("real[]", format!("[{width}]")),
-        };
+        }
+    }
+
+    /// The sum of the scores that `predictions()` gives for columns or for rows, which have a key.
+    pub fn sum_of_predictions(&self, arguments: &str, table: &str) -> String {
+        let (name, (kind, element)) = (self.output.name, self.score());
+        let key = if arguments == "r" { "id integer, " } else { "" };
+        format!(
+            "SELECT sum(p.{name}{element}::float8) FROM predictions((SELECT {} FROM {table})) AS p({key}{name} {kind})",
+            self.predict_batch(arguments)
+        )
+    }
+
+    /// Keys and scores of whole rows that come back by `predictions()`.
+    pub fn predictions(&self) -> String {
+        let (name, (kind, element)) = (self.output.name, self.score());
         format!(
             "SELECT p.id, p.{name}{element} AS score FROM predictions((SELECT {} FROM {} r)) AS p(id integer, {name} {kind})",
             self.predict_batch("r"),

@@ -62,16 +62,21 @@ pub(crate) fn may_execute(function: Oid) -> bool {
 
 /// Raises PostgreSQL's error if the caller may not execute a function.
 pub(crate) fn check_execute(function: Oid) {
+    check(function, pg_sys::ObjectType::OBJECT_FUNCTION);
+}
+
+/// Raises PostgreSQL's error if the caller may not execute an aggregate.
+pub(crate) fn check_execute_aggregate(aggregate: Oid) {
+    check(aggregate, pg_sys::ObjectType::OBJECT_AGGREGATE);
+}
+
+fn check(function: Oid, kind: pg_sys::ObjectType::Type) {
     if may_execute(function) {
         return;
     }
     // SAFETY: raises an error with the name of a function that exists.
     unsafe {
-        pg_sys::aclcheck_error(
-            pg_sys::AclResult::ACLCHECK_NO_PRIV,
-            pg_sys::ObjectType::OBJECT_FUNCTION,
-            pg_sys::get_func_name(function),
-        );
+        pg_sys::aclcheck_error(pg_sys::AclResult::ACLCHECK_NO_PRIV, kind, pg_sys::get_func_name(function));
     }
 }
 

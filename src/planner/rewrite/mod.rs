@@ -27,6 +27,8 @@ use crate::planner::rewrite::plan_properties::{
     MAY_STOP, calls_functions, evaluates_calls, evaluates_each_row_once, every, gives_what_it_reads, is_volatile,
     is_volatile_per_row, limit_is_known, projects, scan_synchronously, subplans_read_whole,
 };
+use crate::planner::streaming;
+use crate::results::call_form::CallForm;
 
 /// How the nodes above a position in the plan read its rows. Rows are read ahead only if PostgreSQL would read them
 /// too.
@@ -44,12 +46,14 @@ pub(crate) struct CallPlace {
     pub(crate) first_alone: bool,
     /// The position is executed by parallel workers.
     pub(crate) shared: bool,
+    /// The position may be read again from its start.
+    pub(crate) again: bool,
 }
 
 impl CallPlace {
     /// A position whose rows are all read.
     pub(crate) fn whole(shared: bool) -> Self {
-        Self { top: Top::Below, limit: None, exact: false, stops: false, first_alone: false, shared }
+        Self { top: Top::Below, limit: None, exact: false, stops: false, first_alone: false, shared, again: false }
     }
 
     /// A position that may stop being read at any row.
@@ -94,6 +98,8 @@ pub(crate) struct Rewrite {
     /// A WITH query inserts, updates or deletes while it is read, and may fire triggers.
     pub(crate) modifying_cte: bool,
     pub(crate) range_table: *mut pg_sys::List,
+    /// The item in FROM whose sub-select is being rewritten, if the plan has a node for it. 0 otherwise.
+    pub(crate) item: pg_sys::Index,
     /// The positions at which each CTE is read, by the number of its sub-plan.
     pub(crate) cte_places: HashMap<i32, Vec<CallPlace>>,
 }
@@ -131,6 +137,8 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         let mut subplan_nodes = Vec::new();
         plans.iter().skip(1).for_each(|plan| every(*plan, &mut subplan_nodes));
         let read_whole = subplans_read_whole(&all);
+        let init_plans = all.iter().flat_map(|plan| members::<pg_sys::SubPlan>((**plan).initPlan));
+        let once: Vec<i32> = init_plans.map(|subplan| (*subplan).plan_id).collect();
         let mut rewrite = Rewrite {
             next_id: all.iter().map(|plan| (**plan).plan_node_id).max().unwrap_or(0) + 1,
             cursor,
@@ -138,6 +146,7 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
             volatile_subplans: subplan_nodes.iter().any(|plan| is_volatile(*plan)),
             modifying_cte: (*statement).hasModifyingCTE,
             range_table: (*statement).rtable,
+            item: 0,
             cte_places: HashMap::new(),
         };
         let top = CallPlace { top: Top::Exact, ..CallPlace::whole(false) };
@@ -149,8 +158,9 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         {
             let place = match rewrite.cte_places.remove(&number).as_deref() {
                 Some(places) => CallPlace::of_all(places),
-                None if read_whole.contains(&number) => CallPlace::whole(false),
-                _ => CallPlace::whole(false).stopping(),
+                None if read_whole.contains(&number) => CallPlace { again: true, ..CallPlace::whole(false) },
+                // A sub-plan that is evaluated before the query is read once.
+                _ => CallPlace { again: !once.contains(&number), ..CallPlace::whole(false).stopping() },
             };
             let cell = (*(*statement).subplans).elements.add(i);
             (*cell).ptr_value = rewrite.plan((*cell).ptr_value.cast(), place)?.cast();
@@ -236,10 +246,12 @@ impl Rewrite {
                 NodeTag::T_ProjectSet => left = place.multiplied(),
                 NodeTag::T_CteScan => {
                     let number = (*plan.cast::<pg_sys::CteScan>()).ctePlanId;
-                    self.cte_places.entry(number).or_default().push(CallPlace { shared: false, ..place });
+                    self.cte_places.entry(number).or_default().push(CallPlace { shared: false, again: false, ..place });
                 }
                 _ => {}
             }
+            left.again = place.again;
+            right.again = place.again || matches!(tag, NodeTag::T_NestLoop | NodeTag::T_RecursiveUnion);
             // A node that does not return every row it reads may read several rows before it returns the first.
             if place.first_alone && !gives_what_it_reads(plan) {
                 left = if left.first_alone { left.stopping() } else { left };
@@ -259,7 +271,12 @@ impl Rewrite {
                 }
                 NodeTag::T_SubqueryScan => {
                     let scan = plan.cast::<pg_sys::SubqueryScan>();
+                    let around = std::mem::replace(&mut self.item, (*scan).scan.scanrelid);
                     (*scan).subplan = self.plan((*scan).subplan, left)?;
+                    self.item = around;
+                    if let Some(merged) = self.merged(scan)? {
+                        return Ok(merged);
+                    }
                 }
                 // A merge join marks and restores positions of its inner side, which a BatchPredict node does not
                 // support.
@@ -330,7 +347,16 @@ impl Rewrite {
             let mut below = Vec::new();
             every(plan, &mut below);
             let modifies = self.modifying_cte && below.iter().any(|p| (**p).type_ == NodeTag::T_CteScan);
-            recipe.one_by_one = if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
+            // The aggregate that a streamed `predictions()` stands for reads all rows before the first is returned.
+            recipe.reads_ahead = taken.different.iter().all(|(_, form, _)| *form == CallForm::Column);
+            let varies = |n: *mut Node| {
+                node::is(n, NodeTag::T_Param) && (*n.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXEC
+            };
+            let calls_vary = taken.different.iter().any(|(_, _, i)| node::contains(columns.scan[*i], &mut { varies }));
+            recipe.keeps_rows = recipe.reads_ahead && place.again && !calls_vary;
+            recipe.one_by_one = if recipe.reads_ahead {
+                None
+            } else if self.volatile_subplans || modifies || below.iter().any(|p| is_volatile_per_row(*p)) {
                 Some("volatile function below".to_owned())
             } else if place.stops {
                 Some(MAY_STOP.to_owned())
@@ -338,7 +364,7 @@ impl Rewrite {
                 None
             };
             recipe.top = place.top;
-            recipe.first_alone = place.first_alone;
+            recipe.first_alone = place.first_alone && !recipe.reads_ahead;
             recipe.bound = place.limit.map(|limit| {
                 let add = |n: *mut Node| {
                     (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, pg_sys::copyObjectImpl(n.cast()));
@@ -350,10 +376,11 @@ impl Rewrite {
             recipe.shared = place.shared;
             (*scan).scan.plan.parallel_aware = place.shared;
             for ((members, _), guard) in taken.groups.iter().zip(guards) {
-                let calls = members
-                    .iter()
-                    .map(|m| CallSpec { column: taken.different[*m].2, form: taken.different[*m].1 })
-                    .collect();
+                let mut calls = Vec::new();
+                for (_, form, column) in members.iter().map(|m| taken.different[*m]) {
+                    let expression = (form == CallForm::Column).then(|| self.show_column(scan, column));
+                    calls.push(CallSpec { column, form, expression });
+                }
                 let guard = (!guard.is_null()).then(|| {
                     (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, guard.cast());
                     length((*scan).custom_exprs) - 1
@@ -362,6 +389,19 @@ impl Rewrite {
             }
             recipe.put(scan)?;
             Ok(scan)
+        }
+    }
+
+    /// Moves a call that returns a column of `predictions()` out of the columns of a scan. EXPLAIN then shows the column
+    /// and not the call, with all that it needs. Returns the new position of the call.
+    unsafe fn show_column(&self, scan: *mut pg_sys::CustomScan, column: usize) -> usize {
+        // SAFETY: a node that is being made.
+        unsafe {
+            let entry = node::members::<pg_sys::TargetEntry>((*scan).custom_scan_tlist)[column];
+            let call = (*entry).expr;
+            (*entry).expr = streaming::shown(self.range_table, self.item, call.cast()).cast();
+            (*scan).custom_exprs = pg_sys::lappend((*scan).custom_exprs, call.cast());
+            length((*scan).custom_exprs) - 1
         }
     }
 

@@ -10,6 +10,7 @@ use crate::planner::node_spec::{NodeSpec, is_ours};
 use crate::planner::rewrite::node_columns::{Columns, INDEX, OUTER, Taken, lift_join_filter, told, variable};
 use crate::planner::rewrite::plan_properties::{MAY_STOP, reads_table};
 use crate::planner::rewrite::{CallPlace, Rewrite};
+use crate::results::call_form::CallForm;
 
 impl Rewrite {
     /// Returns the input columns that a node reads, from 1. None if it may read all of them.
@@ -103,7 +104,12 @@ impl Rewrite {
             // A Result without input returns one row, so there is nothing to batch. An index-only scan does not return
             // the ctid that WHERE CURRENT OF needs.
             let alone = tag == NodeTag::T_Result && (*plan).lefttree.is_null();
-            let unplaced = self.cursor && !self.has_row_marks && tag == NodeTag::T_IndexOnlyScan;
+            // It never finds a row through `predictions()`.
+            let is_column = &mut |n: *mut Node| calls::form(n) == Some(CallForm::Column);
+            let unplaced = self.cursor
+                && !self.has_row_marks
+                && tag == NodeTag::T_IndexOnlyScan
+                && !node::contains((*plan).targetlist.cast(), is_column);
             // A run condition refers to target list columns by number, and ends the evaluation of the target list.
             let stops = tag == NodeTag::T_WindowAgg
                 && !((*plan.cast::<pg_sys::WindowAgg>()).runCondition.is_null() && (*plan).qual.is_null());
@@ -270,6 +276,45 @@ impl Rewrite {
         }
     }
 
+    /// Merges the scan of a streamed `predictions()` into the node that returns its rows, which then evaluates the target
+    /// list and the filter of the scan. None if that is not possible.
+    pub(crate) unsafe fn merged(&self, scan: *mut pg_sys::SubqueryScan) -> Result<Option<*mut Plan>> {
+        // SAFETY: each node is cast to the type that its tag names.
+        unsafe {
+            let (plan, child) = (&(*scan).scan.plan, (*scan).subplan);
+            let alone = !self.cursor && !self.has_row_marks && plan.initPlan.is_null();
+            if !alone || !is_ours(child) || !(*child).qual.is_null() || !NodeSpec::of(child.cast())?.reads_ahead {
+                return Ok(None);
+            }
+            let item = (*scan).scan.scanrelid.cast_signed();
+            let entries = members::<pg_sys::TargetEntry>((*child).targetlist);
+            // The entry that a Var of the item refers to.
+            let entry = |n: *mut Node| {
+                let v = &*n.cast::<pg_sys::Var>();
+                tuple::place(v.varattno).and_then(|i| entries.get(i)).filter(|_| v.varno == item)
+            };
+            let odd = &mut |n: *mut Node| {
+                calls::form(n).is_some() || is(n, NodeTag::T_SubPlan) || (is(n, NodeTag::T_Var) && entry(n).is_none())
+            };
+            if node::contains(plan.targetlist.cast(), &mut *odd) || node::contains(plan.qual.cast(), odd) {
+                return Ok(None);
+            }
+            let change = &mut |n: *mut Node| {
+                let entry = if is(n, NodeTag::T_Var) { entry(n)? } else { return None };
+                Some(pg_sys::copyObjectImpl((**entry).expr.cast()).cast::<Node>())
+            };
+            let targets = rebuilt(plan.targetlist, &mut *change);
+            (*child).qual = rebuilt(plan.qual, change);
+            (*child).targetlist = targets;
+            (*child).plan_rows = plan.plan_rows;
+            (*child).plan_width = plan.plan_width;
+            (*child).total_cost = plan.total_cost;
+            (*child).extParam = pg_sys::bms_copy(plan.extParam);
+            (*child).allParam = pg_sys::bms_copy(plan.allParam);
+            Ok(Some(child))
+        }
+    }
+
     /// Puts a further node above a BatchPredict node whose target list or filter still has calls.
     pub(crate) unsafe fn cover_again(&mut self, plan: *mut Plan, place: CallPlace) -> Result<*mut Plan> {
         // SAFETY: a BatchPredict node.
@@ -277,7 +322,7 @@ impl Rewrite {
             if calls::any((*plan).targetlist.cast()) || calls::any((*plan).qual.cast()) {
                 // The filter of the further node may reject the first row, so another row may be read before one is
                 // returned.
-                if place.first_alone && calls::any((*plan).qual.cast()) {
+                if place.first_alone && calls::any((*plan).qual.cast()) && !NodeSpec::of(plan.cast())?.reads_ahead {
                     let scan = plan.cast::<pg_sys::CustomScan>();
                     let mut recipe = NodeSpec::clone(&*NodeSpec::of(scan)?);
                     recipe.one_by_one.get_or_insert_with(|| MAY_STOP.to_owned());

@@ -8,6 +8,7 @@ use crate::pg::node::{self, is, list, members, rebuilt};
 use crate::pg::tuple;
 use crate::planner::calls::{self, FoundCall};
 use crate::planner::node_spec::Left;
+use crate::results::call_form::CallForm;
 
 pub(crate) const OUTER: i32 = pg_sys::OUTER_VAR;
 
@@ -113,7 +114,7 @@ unsafe fn same_condition(a: *mut Node, b: *mut Node) -> bool {
 /// never evaluate it. It may even fail before the first row, for example if its output does not exist.
 pub(crate) struct Taken {
     /// Each distinct call, its form, and its scan column. The column is `usize::MAX` until it is assigned.
-    pub(crate) different: Vec<(*mut pg_sys::FuncExpr, crate::results::call_form::CallForm, usize)>,
+    pub(crate) different: Vec<(*mut pg_sys::FuncExpr, CallForm, usize)>,
     /// The position in `different` of each call, by the address of its node.
     pub(crate) of: HashMap<usize, usize>,
     /// The groups of calls that share their runs, as positions in `different`, and their guards.
@@ -121,10 +122,16 @@ pub(crate) struct Taken {
 }
 
 /// Whether the same runs serve two calls: the models are equal except for the output, and the arguments are equal.
+/// Columns of a definition list share runs only with columns of the same list.
 unsafe fn share(a: *const pg_sys::FuncExpr, b: *const pg_sys::FuncExpr) -> bool {
     // SAFETY: two calls; a Const by its tag.
     unsafe {
         let (x, y) = (members::<Node>((*a).args), members::<Node>((*b).args));
+        let before = |call: *const pg_sys::FuncExpr| calls::form(call.cast()).map_or(1, CallForm::before_row);
+        let before_row = before(a);
+        if before(b) != before_row || (before_row > 1 && !pg_sys::equal(x[1].cast(), y[1].cast())) {
+            return false;
+        }
         let model = |n: *mut Node| {
             is(n, NodeTag::T_Const).then(|| constant_text(n)).flatten().map(|t| match t.split_once('/') {
                 Some((model, _)) => model.to_owned(),
@@ -134,7 +141,7 @@ unsafe fn share(a: *const pg_sys::FuncExpr, b: *const pg_sys::FuncExpr) -> bool 
         x.len() == y.len()
             && (*a).funcvariadic == (*b).funcvariadic
             && (pg_sys::equal(x[0].cast(), y[0].cast()) || (model(x[0]).is_some() && model(x[0]) == model(y[0])))
-            && x.iter().zip(&y).skip(1).all(|(x, y)| pg_sys::equal((*x).cast(), (*y).cast()))
+            && x.iter().zip(&y).skip(before_row).all(|(x, y)| pg_sys::equal((*x).cast(), (*y).cast()))
     }
 }
 

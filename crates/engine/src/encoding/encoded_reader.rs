@@ -301,6 +301,22 @@ impl<'a> EncodedRows<'a> {
         self.ran.get(row) == Some(&1)
     }
 
+    /// Returns whether the model ran for every row.
+    #[must_use]
+    pub fn all_ran(&self) -> bool {
+        self.ran.iter().all(|ran| *ran == 1)
+    }
+
+    /// Returns all elements of an output whose rows have the same shape, as bytes. `None` for other outputs and for
+    /// texts.
+    #[must_use]
+    pub fn plain(&self, output: usize) -> Option<(ElementType, &'a [u8])> {
+        match self.outputs.get(output)? {
+            Encoded::Tensor { element, data: Block::Plain(bytes), .. } => Some((*element, bytes)),
+            _ => None,
+        }
+    }
+
     /// Returns the carried bytes of a row, or `None` if nothing is carried. Without ends, all rows have equally many
     /// bytes.
     pub fn carried(&self, row: usize) -> Result<Option<&'a [u8]>> {

@@ -105,6 +105,19 @@ impl Column {
         }
     }
 
+    /// Returns the elements as bytes, for types that SQL holds in the same form. `None` for other types.
+    #[must_use]
+    pub fn plain(&self) -> Option<&[u8]> {
+        Some(match self {
+            Self::Float32(v) => bytemuck::cast_slice(v),
+            Self::Float64(v) => bytemuck::cast_slice(v),
+            Self::Int16(v) => bytemuck::cast_slice(v),
+            Self::Int32(v) => bytemuck::cast_slice(v),
+            Self::Int64(v) => bytemuck::cast_slice(v),
+            _ => return None,
+        })
+    }
+
     /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
