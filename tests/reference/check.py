@@ -208,7 +208,8 @@ def checks(case: Case) -> Iterator[Check]:
             title = f"{case.name}, {form}, predict_batch, parallel plan, batch_size {size}"
             plan = ("Partial Aggregate", r"Workers Launched: [1-9]")
             if form == "whole row":
-                yield Check(title, whole_rows(case), settings, everything, labelled, carried, plan=plan)
+                streamed = (r"Parallel Custom Scan \(BatchPredict\)", r"Workers Launched: [1-9]")
+                yield Check(title, whole_rows(case), settings, everything, labelled, carried, plan=streamed)
             else:
                 yield Check(title, unordered_values(case, arguments), settings, (case.width,), plan=plan, by_rank=True)
         statement, values, label = plain(case, arguments, case.every)["predict"]

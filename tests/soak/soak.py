@@ -78,7 +78,22 @@ class Soak:
     def going(self) -> bool:
         return time.monotonic() < self.until and not self.faults
 
+    def reset(self, session: psycopg.Connection) -> None:
+        """Takes the timeout back, which may be cancelled too."""
+        while True:
+            try:
+                session.execute("RESET statement_timeout")
+                return
+            except psycopg.errors.QueryCanceled:
+                self.outcomes["57014"] += 1
+
     def query(self, nth: int) -> None:
+        try:
+            self.queries(nth)
+        except Exception as error:  # noqa: BLE001 - a thread that ends early must not go unnoticed
+            self.faults.append(f"a session ended: {error!r}")
+
+    def queries(self, nth: int) -> None:
         """One session: random statements until the time is over."""
         rng = random.Random(self.seed * 1000 + nth)
         session = connect()
@@ -99,9 +114,10 @@ class Soak:
                 if session.broken or code not in EXPECTED:
                     self.faults.append(f"{statement}: {code} {error}")
                     return
-            session.execute("RESET statement_timeout")
-        session.execute("SELECT predict('double', 1::real)")
+            self.reset(session)
+        # A cancel that was sent at the end may still arrive.
         time.sleep(1)
+        self.reset(session)
         session.close()
 
     def disturb(self) -> None:
