@@ -77,11 +77,28 @@ SELECT count(*), sum(id::bigint), bit_xor(id), min(id), max(id), sum(y::float8)
 SQL
 my $expected = $node->safe_psql('postgres', 'SELECT count(*), sum(id::bigint), bit_xor(id), min(id), max(id) FROM t') . "|$SUM";
 
+# Streamed: nothing is kept but a batch.
+for my $workers (0, 2)
+{
+	my $session = session($node);
+	$session->run("SET max_parallel_workers_per_gather = $workers");
+	$session->run("SELECT predict('double', 1::real)");
+	my $idle = memory_kb($session->pid, 'RssAnon');
+	my ($answer, $pid, $most, $spilled) = watched($session, $cheap);
+	is(join('|', @{ $answer->{rows}[0] // [ $answer->{message} ] }), $expected, "streamed, $workers workers: $ROWS rows in, $ROWS rows out, each key with its answer");
+	ok(!$spilled, "streamed, $workers workers: without temporary files");
+	diag(sprintf 'streamed: %.1f s, most %d kB above idle', $answer->{seconds}, $most->{$pid} - $idle);
+	cmp_ok($most->{$pid} - $idle, '<', 32 * 1024, "streamed, $workers workers: the backend takes less than 32 MB more than when idle");
+	$session->close;
+}
+
+# As one value, which goes to temporary files.
+my $as_value = 'SET pg_predict.enable_batch_scan = off';
 for my $workers (0, 2)
 {
 	my $how = $workers ? "with $workers workers" : 'in one process';
 	my $session = session($node);
-	$session->run("SET max_parallel_workers_per_gather = $workers");
+	$session->run("$as_value; SET max_parallel_workers_per_gather = $workers");
 	my $plan = $session->text("EXPLAIN (COSTS OFF) $cheap");
 	if ($workers) { like($plan, qr/Gather/, "$how: the plan is parallel"); }
 	$session->run("SELECT predict('double', 1::real)");
@@ -107,7 +124,7 @@ for my $workers (0, 2)
 	for my $workers (0, 2)
 	{
 		my $session = session($node);
-		$session->run("SET max_parallel_workers_per_gather = $workers; SET work_mem = '1MB'");
+		$session->run("$as_value; SET max_parallel_workers_per_gather = $workers; SET work_mem = '1MB'");
 		$session->ask($cheap);
 		ok(wait_for(sub { leftovers() > 0 }, 30), "to be cancelled, $workers workers: the result goes to a temporary file");
 		$control->run('SELECT pg_cancel_backend(' . $session->pid . ')');
@@ -172,7 +189,7 @@ for my $workers (0, 2)
 # temp_file_limit is PostgreSQL's own bound on it.
 {
 	my $session = session($node);
-	my $got = $session->run("SET max_parallel_workers_per_gather = 0; SET work_mem = '1MB'; SET temp_file_limit = '10MB'; $cheap");
+	my $got = $session->run("$as_value; SET max_parallel_workers_per_gather = 0; SET work_mem = '1MB'; SET temp_file_limit = '10MB'; $cheap");
 	is($got->{code}, '53400', 'temp_file_limit holds for results too');
 	is(join(' ', leftovers()), '', 'and nothing is left of them');
 	$session->close;

@@ -32,7 +32,8 @@ is(stats('named', "$counted, batches, loads, errors, last_used IS NULL"), '0|0|0
 # Serial: both forms, with a batch size that says how many batches there are.
 my $serial = 'SET max_parallel_workers_per_gather = 0; SET pg_predict.batch_size = 1000;';
 ask("$serial SELECT count(*) FROM predictions((SELECT predict_batch('named', t) FROM t)) AS p(y real)");
-is(stats('named', "$counted, batches, loads, errors"), '1|10000|1000|0|10|1|0', 'predict_batch(): one call, every row, its NULL rows, its batches');
+# The node begins with a small batch, so that the first rows come soon.
+is(stats('named', "$counted, batches, loads, errors"), '1|10000|1000|0|11|1|0', 'predictions(): one call, every row, its NULL rows, its batches');
 ok(stats('named', 'run_time > 0 AND wait_time > 0 AND load_time > 0 AND last_used > now() - interval \'1 minute\'') eq 't', 'times are counted');
 ask("$serial SELECT sum(predict('named', t)), sum(predict('named', a, b, c)) FROM t");
 is(stats('named', $counted), '3|30000|3000|0', 'plain calls in batches: two calls');
