@@ -7,7 +7,7 @@
 SELECT predict.create_model('m', model('linear'));
 SELECT predict.create_model('gpu', model('linear'), '{"device": "cuda"}');
 SELECT predict.create_model('anywhere', model('linear'), '{"device": "auto", "threads": 2}');
-SELECT name, setting, unit, context, min_val, max_val FROM pg_settings WHERE name LIKE 'pg\_predict.%' ORDER BY name COLLATE "C";
+SELECT name, boot_val AS setting, unit, context, min_val, max_val FROM pg_settings WHERE name LIKE 'pg\_predict.%' ORDER BY name COLLATE "C";
 -- Values that cannot be. From PostgreSQL 16 on, ranges have units.
 SELECT s, regexp_replace(a, '(\d+)( \w+)? \.\. (\d+)( \w+)?\)', '\1 .. \3)') FROM unnest(ARRAY['batch_size = -1', 'batch_size = 1048577', 'batch_size = many', 'device = gpu', 'device = ''cuda:''', 'device = ''cuda:-1''', 'device = ''cuda:1x''', 'max_batch_memory = 1', 'enable_pipelining = maybe',
                               'validation_memory_limit = ''1MB''', 'validation_timeout = 1', 'session_cache_size = 0', 'threads = -1', 'threads = 257']) WITH ORDINALITY u(s, m), attempt('SET pg_predict.' || s) WITH ORDINALITY a(a, n) ORDER BY m, n;
