@@ -22,7 +22,7 @@ $node->safe_psql('postgres', "CREATE TABLE flights (id integer GENERATED ALWAYS 
     dest text, air_time smallint, distance integer, hour smallint, minute smallint, time_hour timestamptz);
     COPY flights (year, month, day, dep_time, sched_dep_time, dep_delay, arr_time, sched_arr_time, arr_delay, carrier, flight, tailnum, origin, dest, air_time, distance, hour, minute, time_hour)
     FROM PROGRAM 'gzip -dc $root/models/data/flights.csv.gz' WITH (FORMAT csv, HEADER); VACUUM ANALYZE flights;
-    SELECT predict.create_model_from_file('late', '$root/models/late.onnx');
+    SELECT predict.create_model_from_file('late', '$root/models/late.onnx', '{\"trees\": \"onnxruntime\"}');
     SELECT predict.create_job('late', 'late', 'flights', 'id', 'scores', '{\"chunk_size\": 10000, \"skip_unchanged\": true}');
     CREATE TABLE straight AS SELECT p.* FROM predictions((SELECT predict_batch('late', f) FROM flights f)) AS p(id int, label bigint, probabilities real[]);
     CHECKPOINT");
@@ -46,15 +46,16 @@ for my $kind (('cancel', 'terminate', 'kill', 'crash') x $per_kind) {
     my $run = start_psql($node, 'postgres', q(CALL predict.run_job('late')));
     my $pid;
     wait_for(sub { $pid = $node->safe_psql('postgres', "SELECT pid FROM predict.job_runs WHERE status = 'running'") }) or die 'no run began';
-    my $wait = rand(2.0);
-    sleep $wait;
+    # At a random place of a run, which may be quick or slow.
+    my $wait = rand 0.9;
+    wait_for(sub { $node->safe_psql('postgres', "SELECT coalesce(sum(scored), 0) >= $flights * $wait FROM predict.job_runs") eq 't' }, 60) or die 'the run does not go on';
     if ($kind eq 'cancel') { $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)") }
     elsif ($kind eq 'terminate') { $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)") }
     elsif ($kind eq 'kill') { kill 'KILL', $pid }
     else { $node->stop('immediate') }
     $run->finish;
     if ($kind eq 'crash') { $node->start }
-    my $name = sprintf '%s after %.2f s', $kind, $wait;
+    my $name = sprintf '%s after %.2f of a run', $kind, $wait;
     wait_for_server($node, killed => $kind eq 'kill' ? $pid : undef) or die "$name: the server did not come back";
     my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM scores');
     # What was committed is committed for good: it is not scored again.
