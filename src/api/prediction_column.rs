@@ -11,7 +11,7 @@ use pgrx::pg_sys::Datum;
 use crate::api::batch;
 use crate::error::{Error, Result};
 use crate::pg::call::{Call, pg_function};
-use crate::pg::catalog::{roles, snapshot};
+use crate::pg::catalog::snapshot;
 use crate::pg::{memory, text};
 use crate::results::call_site::GroupState;
 use crate::results::definition_list::{BEFORE_ROW, DefinitionList};
@@ -41,15 +41,7 @@ struct OpenSite {
 fn slot(call: &Call) -> Result<SiteSlot> {
     let definition = DefinitionList::parse(&call.text(1, "the definition list")?)?;
     let number = call.int(2).and_then(|n| usize::try_from(n).ok()).ok_or_else(DefinitionList::misused)?;
-    // Anybody may write such a call, but not with a result of another type than record.
-    let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
-    if call.result_type() != oid || call.argument_type(3) != oid {
-        return Err(DefinitionList::misused());
-    }
-    if let [aggregate, function] = definition.functions[..] {
-        roles::check_execute_aggregate(aggregate.into());
-        roles::check_execute(function.into());
-    }
+    definition.check(number, call.result_type(), call.argument_type(3))?;
     Ok(SiteSlot { definition, number, open: None })
 }
 

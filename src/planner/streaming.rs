@@ -319,7 +319,7 @@ unsafe fn defined(function: &pg_sys::RangeTblFunction, parts: &Parts) -> Option<
             columns.push(DefinedColumn { name: text::copied((**name).sval), oid: oid.to_u32(), typmod });
             values.push(pg_sys::makeNullConst(oid, typmod, collation).cast::<Node>());
         }
-        let functions = vec![(*parts.aggregate).aggfnoid.to_u32(), parts.predictions.to_u32()];
+        let functions = [(*parts.aggregate).aggfnoid.to_u32(), parts.predictions.to_u32()];
         let mut definition = DefinitionList { columns, of_row: Vec::new(), functions };
         let composite = |n: &*mut Node| is_composite(stored_type::base(pg_sys::exprType(*n), -1).0);
         let whole = match parts.row[..] {

@@ -5,6 +5,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::pg::catalog::roles;
 use crate::pg::{node, text, tuple};
 use crate::rows::binding::Carried;
 
@@ -20,7 +21,7 @@ pub(crate) struct DefinitionList {
     pub(crate) of_row: Vec<usize>,
     /// The OIDs of the functions that the caller called, `predict_batch` and `predictions`. The caller must have the
     /// right to execute them.
-    pub(crate) functions: Vec<u32>,
+    pub(crate) functions: [u32; 2],
 }
 
 /// A column of a definition list.
@@ -65,6 +66,19 @@ impl DefinitionList {
         Error::Context { function: "prediction_column()", reason: "is called by a user" }
     }
 
+    /// Checks a call that returns the column with this number: its type, that of the row's value, and the rights of the
+    /// caller. Anybody may write such a call, but not with a result of another type than record.
+    pub(crate) fn check(&self, number: usize, result: Oid, value: Oid) -> Result<()> {
+        let oid = self.type_of(number).ok_or_else(Self::misused)?;
+        if result != oid || value != oid {
+            return Err(Self::misused());
+        }
+        let [aggregate, function] = self.functions;
+        roles::check_execute_aggregate(aggregate.into());
+        roles::check_execute(function.into());
+        Ok(())
+    }
+
     /// Writes the list as JSON.
     pub(crate) fn json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|e| Error::Plan { reason: e.to_string() })
@@ -72,7 +86,7 @@ impl DefinitionList {
 
     /// Returns the type of a column by its number, from 1. The number 0 is the call that returns no column. Its value is
     /// the first column of the row, by which errors name a row, and NULL of type boolean if there is none.
-    pub(crate) fn type_of(&self, number: usize) -> Option<Oid> {
+    fn type_of(&self, number: usize) -> Option<Oid> {
         match number.checked_sub(1).or(self.of_row.first().copied()) {
             None => Some(pg_sys::BOOLOID),
             Some(i) => self.columns.get(i).map(|c| Oid::from(c.oid)),

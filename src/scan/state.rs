@@ -370,14 +370,7 @@ unsafe fn streamed_column(
             return Err(DefinitionList::misused());
         };
         let (definition, number) = DefinitionList::of_call(call)?;
-        let oid = definition.type_of(number).ok_or_else(DefinitionList::misused)?;
-        if oid != (*call).funcresulttype || oid != pg_sys::exprType(value) {
-            return Err(DefinitionList::misused());
-        }
-        if let [aggregate, function] = definition.functions[..] {
-            roles::check_execute_aggregate(aggregate.into());
-            roles::check_execute(function.into());
-        }
+        definition.check(number, (*call).funcresulttype, pg_sys::exprType(value))?;
         let column = StreamedColumn { column, number, is_kept: false, expression: std::ptr::null_mut(), length: None };
         Ok((definition, column, value))
     }

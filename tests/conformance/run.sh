@@ -17,9 +17,9 @@ export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 "$TARGET/venv/bin/python" "$HERE/schema.py"
 # A pattern of cases is none of theirs.
 if [ $# -eq 0 ]; then
-    "$ROOT/scripts/cluster.sh" run bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+    "$ROOT/scripts/cluster.sh" run -e \
         "$TARGET/venv/bin/python" "$HERE/dependence.py"
 fi
 # One of the cases folds text with the locale en_US.UTF-8; the server's locale is its own.
-"$ROOT/scripts/cluster.sh" run -c shared_buffers=256MB bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+"$ROOT/scripts/cluster.sh" run -e -c shared_buffers=256MB \
     "$TARGET/venv/bin/python" "$HERE/run.py" "$TARGET/packages/onnx" "$@"

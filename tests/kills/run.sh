@@ -11,6 +11,5 @@ find_state
 
 [ $# -gt 0 ] || set -- 200
 export PYTHONDONTWRITEBYTECODE=1
-"$ROOT/scripts/cluster.sh" run -c shared_preload_libraries=pg_predict -c pg_predict.isolation=process bash -c \
-    'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+"$ROOT/scripts/cluster.sh" run -e -c shared_preload_libraries=pg_predict -c pg_predict.isolation=process \
     "$TARGET/venv/bin/python" "$HERE/kills.py" "$@"

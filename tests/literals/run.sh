@@ -11,5 +11,5 @@ find_state
 
 [ $# -gt 0 ] || set -- 40000
 export PYTHONDONTWRITEBYTECODE=1
-"$ROOT/scripts/cluster.sh" run bash -c 'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+"$ROOT/scripts/cluster.sh" run -e \
     "$TARGET/venv/bin/python" "$HERE/fuzz.py" "$@"

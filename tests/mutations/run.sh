@@ -13,6 +13,5 @@ find_state
 [ $# -gt 1 ] || set -- "$1" 1000000
 "$ROOT/scripts/packages.sh" onnx
 export PYTHONDONTWRITEBYTECODE=1
-"$ROOT/scripts/cluster.sh" run -c shared_preload_libraries=pg_predict -c pg_predict.isolation=process bash -c \
-    'psql -X -q -v ON_ERROR_STOP=1 -c "CREATE EXTENSION pg_predict" && exec "$@"' run \
+"$ROOT/scripts/cluster.sh" run -e -c shared_preload_libraries=pg_predict -c pg_predict.isolation=process \
     "$TARGET/venv/bin/python" "$HERE/mutations.py" "$TARGET/packages/onnx" "$@"

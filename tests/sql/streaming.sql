@@ -199,11 +199,12 @@ REVOKE EXECUTE ON FUNCTION predictions(prediction_batch) FROM PUBLIC;
 SET ROLE streaming_reader;
 SELECT * FROM attempt('EXECUTE f');
 SELECT * FROM attempt($$SELECT count(*) FROM predictions((SELECT predict_batch('shapes', t) FROM t)) p(id int)$$);
--- The function that the planner calls is of no use by itself.
-SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 20, "typmod": -1}], "of_row": [], "functions": []}', 1, NULL::bigint, 1, 2)$$);
-SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 20, "typmod": -1}], "of_row": [7], "functions": []}', 1, NULL::bigint, 1, 2)$$);
+-- The function that the planner calls is of no use by itself, and it checks the rights on both functions.
+SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 20, "typmod": -1}], "of_row": [], "functions": [1242, 1242]}', 1, NULL::bigint, 1, 2)$$);
+SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 20, "typmod": -1}], "of_row": [7], "functions": [1242, 1242]}', 1, NULL::bigint, 1, 2)$$);
 SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', 'x', 1, NULL::bigint, a, b) FROM test.t$$);
 SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 2249, "typmod": -1}], "of_row": [], "functions": []}', 1, ROW(1), a, b) FROM test.t$$);
+SELECT * FROM attempt($$SELECT predict_internal.prediction_column('shapes', '{"columns": [{"name": "label", "oid": 2249, "typmod": -1}], "of_row": [], "functions": [1242, 1242]}', 1, ROW(1), a, b) FROM test.t$$);
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION predictions(prediction_batch) TO PUBLIC;
 DEALLOCATE ALL;

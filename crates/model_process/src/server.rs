@@ -473,3 +473,27 @@ impl AsRef<[u8]> for Mapped {
 pub fn load_environment(library: &str) -> Result<String> {
     environment::runtime(library)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_thread_that_panics_ends_the_process() {
+        const CHILD: &str = "PG_PREDICT_PANIC";
+        if std::env::var_os(CHILD).is_some() {
+            let thread = std::thread::spawn(|| {
+                let _end = EndOnPanic;
+                panic!("on purpose");
+            });
+            let _ = thread.join();
+            return;
+        }
+        let name = "server::tests::a_thread_that_panics_ends_the_process";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", name]).env(CHILD, "1").stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(child.status().unwrap().signal(), Some(libc::SIGABRT));
+    }
+}

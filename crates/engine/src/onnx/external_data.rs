@@ -4,6 +4,7 @@
 
 use std::io::{Error, ErrorKind, Result, Write};
 
+use crate::onnx::model_file::Tensor;
 use crate::onnx::wire::{Field, fields, put, put_number};
 use crate::tensor::ElementType;
 
@@ -88,28 +89,6 @@ pub fn take_out(model: &[u8], file: &str, weights: &mut impl Write) -> Result<Op
     Ok((at > 0).then_some(out))
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct Entry {
-    #[prost(string, optional, tag = "1")]
-    key: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    value: Option<String>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Tensor {
-    #[prost(int64, repeated, tag = "1")]
-    dims: Vec<i64>,
-    #[prost(int32, optional, tag = "2")]
-    data_type: Option<i32>,
-    #[prost(string, optional, tag = "8")]
-    name: Option<String>,
-    #[prost(message, repeated, tag = "13")]
-    external_data: Vec<Entry>,
-    #[prost(int32, optional, tag = "14")]
-    data_location: Option<i32>,
-}
-
 /// A large tensor of the main graph whose data is in another file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ExternalTensor {
@@ -172,6 +151,7 @@ pub(crate) fn external_tensors(model: &[u8]) -> Vec<ExternalTensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::model_file::Entry;
 
     #[test]
     fn a_model_of_small_weights_stays_whole() {

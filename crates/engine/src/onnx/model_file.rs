@@ -36,11 +36,11 @@ struct Opset {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Entry {
+pub(super) struct Entry {
     #[prost(string, optional, tag = "1")]
-    key: Option<String>,
+    pub(super) key: Option<String>,
     #[prost(string, optional, tag = "2")]
-    value: Option<String>,
+    pub(super) value: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -52,13 +52,17 @@ struct Node {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Tensor {
+pub(super) struct Tensor {
+    #[prost(int64, repeated, tag = "1")]
+    pub(super) dims: Vec<i64>,
+    #[prost(int32, optional, tag = "2")]
+    pub(super) data_type: Option<i32>,
     #[prost(string, optional, tag = "8")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     #[prost(message, repeated, tag = "13")]
-    external_data: Vec<Entry>,
+    pub(super) external_data: Vec<Entry>,
     #[prost(int32, optional, tag = "14")]
-    data_location: Option<i32>,
+    pub(super) data_location: Option<i32>,
 }
 
 /// The metadata of a model file, and the external data files that it names.
@@ -223,7 +227,8 @@ mod tests {
     fn outside(locations: &[&str]) -> Vec<u8> {
         let entry = |l: &&str| Entry { key: Some("location".to_owned()), value: Some((*l).to_owned()) };
         let external_data = locations.iter().map(entry).collect();
-        Tensor { name: Some("w".to_owned()), data_location: Some(1), external_data }.encode_to_vec()
+        Tensor { name: Some("w".to_owned()), data_location: Some(1), external_data, ..Tensor::default() }
+            .encode_to_vec()
     }
 
     /// Encodes a model with the given field and an empty graph.

@@ -102,22 +102,19 @@ impl Origin<'_> {
 
     /// Adds the weights to the builder and creates the session. `on_cpu`: whether it runs on the CPU alone.
     pub(crate) fn commit(&self, builder: SessionBuilder, on_cpu: bool) -> Result<ort::Result<ort::session::Session>> {
-        Ok(match self {
-            Self::Memory(model, external) => {
-                // A device copies weights into its own memory.
-                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
-                with_external(builder, external)?.commit_from_memory(model)
-            }
+        let (model, builder) = match self {
             Self::File(path) => {
                 let mut builder = builder;
-                builder.commit_from_file(path)
+                return Ok(builder.commit_from_file(path));
             }
-            Self::Trees(model, external, operators) => {
+            Self::Memory(model, _) => (model, builder),
+            Self::Trees(model, _, operators) => {
                 let builder = builder.with_operators(Arc::clone(operators));
-                let builder = builder.map_err(|e| load_error(e.message().to_owned()))?;
-                let builder = if on_cpu { in_place(builder, model, external)? } else { builder };
-                with_external(builder, external)?.commit_from_memory(model)
+                (model, builder.map_err(|e| load_error(e.message().to_owned()))?)
             }
-        })
+        };
+        // A device copies weights into its own memory.
+        let builder = if on_cpu { in_place(builder, model, self.external())? } else { builder };
+        Ok(with_external(builder, self.external())?.commit_from_memory(model))
     }
 }

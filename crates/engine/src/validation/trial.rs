@@ -84,8 +84,10 @@ impl<'a> Trial<'a> {
         let fits = |open: usize| signature.slots(1).iter().all(|input| fits_in_an_array(&input.shape, open));
         let lengths: Vec<usize> = lengths.iter().copied().filter(|length| fits(*length)).collect();
         if lengths.is_empty() {
-            let reason = format!("A row has more than {LARGEST_ROW} elements, or too many empty arrays, in an input.");
-            return Err(Error::Unsupported { what: "an input of this size".to_owned(), reason });
+            let inputs = signature.slots(1);
+            let large = inputs.iter().find(|input| !fits_in_an_array(&input.shape, 1)).map_or("", |input| &input.name);
+            let reason = format!("A row of it has more than {LARGEST_ROW} elements, or too many empty arrays.");
+            return Err(Error::Unsupported { what: format!("input \"{large}\" of this size"), reason });
         }
         let work = RunContext::new(Arc::clone(session), Arc::clone(version), Arc::new([]))?;
         let mut last = Error::Run { reason: String::new() };
