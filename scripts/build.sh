@@ -32,7 +32,10 @@ say "building pg_predict for PostgreSQL $PG_MAJOR (release); the first time take
 rm -rf "$stage"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$stage" ||
     fail "the extension did not build (see above)" "A compiler that was killed ran out of memory: try CARGO_BUILD_JOBS=1."
-cargo build --release --package pg_predict_model_process || fail "the model process did not build (see above)"
+# cargo-pgrx builds with this setting. With the same one, what both have in common is built once.
+cargo build --release --package pg_predict_model_process \
+    --config 'target."cfg(all(target_family = \"unix\", not(target_os = \"macos\")))".rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]' ||
+    fail "the model process did not build (see above)"
 
 mkdir -p "$stage$PG_LIB/pg_predict"
 install -m 755 "$TARGET/release/pg_predict_model_process" "$library"/*.so "$stage$PG_LIB/pg_predict/"

@@ -128,6 +128,11 @@ pub(crate) fn log(message: String) {
     ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_predict").report(pgrx::PgLogLevel::LOG);
 }
 
+/// Writes a line for those who look for a fault, at DEBUG1.
+pub(crate) fn debug(message: String) {
+    ErrorReport::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_predict").report(pgrx::PgLogLevel::DEBUG1);
+}
+
 fn table(error: Error) -> Report {
     match error {
         Error::Engine { model, error } => engine(model, error),

@@ -178,15 +178,20 @@ impl CallSite {
         let (batch, ran, _) = self.runner.collect()?;
         self.finish(&mut buffer, &ran, &results, call)?;
         buffer.batch = batch;
+        self.keep(buffer);
+        Ok(())
+    }
+
+    /// Keeps a buffer for other rows.
+    fn keep(&mut self, mut buffer: RowBuffer) {
         buffer.clear();
         if self.spare.len() < MOST_SPARE {
             self.spare.push(buffer);
         }
-        Ok(())
     }
 
-    /// Submits the waiting rows of a group as a batch.
-    fn submit(&mut self, group: &mut GroupState, call: &Call) -> Result<()> {
+    /// Submits the waiting rows of a group as a batch. `is_last`: they are its last rows.
+    fn submit(&mut self, group: &mut GroupState, is_last: bool, call: &Call) -> Result<()> {
         if group.buffer.rows.ran.is_empty() {
             return Ok(());
         }
@@ -200,6 +205,13 @@ impl CallSite {
             let nothing = self.runner.nothing();
             self.finish(&mut group.buffer, &nothing, &results, call)?;
             group.buffer.clear();
+            return Ok(());
+        }
+        // The last rows of a group are waited for at once, so a thread would only cost time.
+        if is_last && self.under_way.is_empty() && self.runner.is_short(group.buffer.batch.rows) {
+            let ran = self.runner.run_here(&group.buffer.batch)?.0;
+            self.finish(&mut group.buffer, &ran, &results, call)?;
+            self.keep(group.buffer.take());
             return Ok(());
         }
         while !self.runner.has_room(group.buffer.batch.bytes()) {
@@ -357,7 +369,7 @@ impl GroupState {
         let bounds = site.runner.bounds();
         let Some(binding) = site.binding.as_mut() else { return Ok(()) };
         if self.buffer.gather(binding, &call.arguments()[row.first..], bounds)? {
-            self.flush(&mut site, call)?;
+            self.flush(&mut site, false, call)?;
         }
         Ok(())
     }
@@ -380,16 +392,16 @@ impl GroupState {
             site.waiting =
                 (site.waiting.saturating_add(bytes)).saturating_sub(std::mem::replace(&mut self.noted, bytes));
             if site.waiting > bounds.bytes && buffer.batch.rows > 0 {
-                self.flush(site, call)?;
+                self.flush(site, false, call)?;
                 continue;
             }
             return buffer.reserve(binding, more);
         }
     }
 
-    fn flush(&mut self, site: &mut CallSite, call: &Call) -> Result<()> {
+    fn flush(&mut self, site: &mut CallSite, is_last: bool, call: &Call) -> Result<()> {
         site.waiting = site.waiting.saturating_sub(std::mem::take(&mut self.noted));
-        site.submit(self, call)
+        site.submit(self, is_last, call)
     }
 
     /// Gathers the row of a plain call and runs it alone.
@@ -423,7 +435,7 @@ impl GroupState {
             // No row determined the row type, so nothing is carried.
             let unbound = self.buffer.rows.ran.len() + std::mem::take(&mut self.unbound);
             self.buffer.rows.ran.resize(unbound, false);
-            self.flush(&mut site, call)?;
+            self.flush(&mut site, true, call)?;
             site.collect(call)?;
         }
         Ok(self.results.take().map(|r| {

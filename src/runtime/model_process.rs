@@ -21,6 +21,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::pg::process::check_interrupts;
+use crate::pg::report;
 use crate::runtime::activity;
 use crate::settings;
 
@@ -34,11 +35,12 @@ const LARGEST_FILE: u64 = 1 << 20;
 /// The largest response, in bytes.
 const LARGEST_RESPONSE: usize = 4 << 30;
 
-/// The model process, its generation, and the idle timeout that it was told.
+/// The model process, its generation, the idle timeout that it was told, and whether its sandbox was logged.
 struct KeptProcess {
     process: ModelProcess,
     generation: u64,
     idle_timeout: u64,
+    is_logged: bool,
 }
 
 static PROCESS: Mutex<Option<KeptProcess>> = Mutex::new(None);
@@ -157,7 +159,7 @@ pub(crate) fn connect(device: Device) -> Result<u64> {
     let process = ModelProcess::start(Path::new(&path), start).map_err(failed)?;
     let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1;
     activity::show_process(process.pid());
-    let process = kept.insert(KeptProcess { process, generation, idle_timeout: 0 });
+    let process = kept.insert(KeptProcess { process, generation, idle_timeout: 0, is_logged: false });
     set_idle_timeout(process);
     Ok(generation)
 }
@@ -331,6 +333,20 @@ pub(crate) fn sandbox() -> Result<(i32, Option<Report>)> {
     runtime()?;
     let mut kept = PROCESS.lock();
     Ok(kept.as_mut().map_or((0, None), |kept| (kept.process.pid(), kept.process.report().cloned())))
+}
+
+/// Logs what the sandbox of a process enforces, once, after the process has answered a request.
+pub(crate) fn log_sandbox(generation: u64) {
+    let said = {
+        let mut kept = PROCESS.lock();
+        let Some(kept) = kept.as_mut().filter(|kept| kept.generation == generation && !kept.is_logged) else { return };
+        kept.is_logged = true;
+        kept.process.report().cloned().map(|report| (kept.process.pid(), report))
+    };
+    if let Some((pid, Report { landlock, seccomp, address_space })) = said {
+        let limit = address_space.map_or_else(|| "no limit of memory".to_owned(), |bytes| format!("{bytes} bytes of memory"));
+        report::debug(format!("model process {pid}: {landlock}; {seccomp}; {limit}"));
+    }
 }
 
 /// Ends the process. The next prediction starts another one.

@@ -130,6 +130,7 @@ fn load_files(version: &Arc<Version>, key: &SessionKey, fetch: Fetch, open: Open
         });
         match loaded {
             Ok(loaded) => {
+                model_process::log_sandbox(generation);
                 let Loaded { bytes, fallback } = loaded.map_err(of_model(&label))?;
                 if let Some(reason) = fallback {
                     crate::pg::report::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));

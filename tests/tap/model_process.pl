@@ -69,8 +69,13 @@ sub undisturbed
 	is($session->text("SELECT count(*) FROM predict.model_processes WHERE pid = $pid AND memory > 1000000"), '1', 'predict.model_processes lists it');
 	is($session->text('SELECT predict.end_model_process()'), 't', 'it can be ended');
 	ok(is_gone($pid), 'and then it is gone');
+	my $end = -s $node->logfile;
+	$session->run('SET log_min_messages = debug1');
 	undisturbed($session, 'after that');
+	$session->run('RESET log_min_messages');
 	$pid = model_process($session);
+	my $lines = () = substr(slurp_file($node->logfile), $end) =~ /^.*DEBUG:.*model process $pid: .*profile cpu.*$/mg;
+	is($lines, 1, 'the log says once, at DEBUG1, what the sandbox of a new process enforces');
 	$session->close;
 	ok(wait_for(sub { is_gone($pid) }, 5), 'it ends with its session');
 }

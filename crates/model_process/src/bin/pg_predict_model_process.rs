@@ -35,11 +35,13 @@ fn main() -> ExitCode {
 fn enter(start: &Start) -> Result<(pg_predict_engine::Result<String>, sandbox::Report), String> {
     // The kernel kills this process before any other of the server when memory runs out.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    // One arena for all threads: an arena of a thread grows page by page, with a system call for each.
+    // One arena for all threads: an arena of a thread grows page by page, with a system call for each. What a batch
+    // frees stays for the next one. The runner gives memory back when it has nothing to do.
     // SAFETY: sets a number in the allocator.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
     }
     // Rust's handlers of these signals return if the stack has not overflowed, and would swallow the first one.
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
