@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-isolation readme examples models
+	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms bench-isolation readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -139,6 +139,9 @@ bench: install ## ns per row, beside the scan floor and beside raw ONNX Runtime
 
 examples: install ## runs the examples: four stories, and dbt, Airflow, Spark, MLflow, Kubernetes, Python
 	@examples/run.sh
+
+bench-forms: install ## first statements without preloading, many groups, and 100,000,000 rows
+	@benches/forms.sh
 
 bench-isolation: install ## models in model processes beside models in the backend: speed, single calls, starts, memory
 	@benches/isolation.sh

@@ -10,16 +10,18 @@ COMMENT ON FUNCTION @extschema@.predictions(@extschema@.prediction_batch) IS
 CREATE FUNCTION predict_internal.predictions_of_handle(batch predict_internal.batch_handle) RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 10000 COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_predictions_of_handle';
 
+CREATE FUNCTION predict_internal.cast_support(internal) RETURNS internal
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_cast_support';
 CREATE FUNCTION predict_internal.to_real(@extschema@.prediction_batch) RETURNS real[]
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_real';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT predict_internal.cast_support AS 'MODULE_PATHNAME', 'pg_predict_batch_to_real';
 CREATE FUNCTION predict_internal.to_double(@extschema@.prediction_batch) RETURNS float8[]
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_double';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT predict_internal.cast_support AS 'MODULE_PATHNAME', 'pg_predict_batch_to_double';
 CREATE FUNCTION predict_internal.to_bigint(@extschema@.prediction_batch) RETURNS bigint[]
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_bigint';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT predict_internal.cast_support AS 'MODULE_PATHNAME', 'pg_predict_batch_to_bigint';
 CREATE FUNCTION predict_internal.to_text(@extschema@.prediction_batch) RETURNS text[]
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_text';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT predict_internal.cast_support AS 'MODULE_PATHNAME', 'pg_predict_batch_to_text';
 CREATE FUNCTION predict_internal.to_jsonb(@extschema@.prediction_batch) RETURNS jsonb
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_to_jsonb';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT predict_internal.cast_support AS 'MODULE_PATHNAME', 'pg_predict_batch_to_jsonb';
 CREATE CAST (@extschema@.prediction_batch AS real[]) WITH FUNCTION predict_internal.to_real(@extschema@.prediction_batch);
 CREATE CAST (@extschema@.prediction_batch AS float8[]) WITH FUNCTION predict_internal.to_double(@extschema@.prediction_batch);
 CREATE CAST (@extschema@.prediction_batch AS bigint[]) WITH FUNCTION predict_internal.to_bigint(@extschema@.prediction_batch);

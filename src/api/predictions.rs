@@ -17,6 +17,7 @@ use crate::results::{expanded, output_values, result_rows, set_returning, text_f
 
 pg_function!(pg_predict_predictions, pg_finfo_pg_predict_predictions, predictions);
 pg_function!(pg_predict_predictions_of_handle, pg_finfo_pg_predict_predictions_of_handle, predictions_of_handle);
+pg_function!(pg_predict_cast_support, pg_finfo_pg_predict_cast_support, support::cast_support);
 pg_function!(pg_predict_predictions_support, pg_finfo_pg_predict_predictions_support, support::predictions_support);
 pg_function!(pg_predict_handle_in, pg_finfo_pg_predict_handle_in, handle_in);
 pg_function!(pg_predict_handle_out, pg_finfo_pg_predict_handle_out, handle_out);

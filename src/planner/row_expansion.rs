@@ -127,8 +127,9 @@ pub(crate) fn constant(node: *const Node) -> Option<String> {
     }
 }
 
-/// Replaces `predict_batch` of a whole row by its form that takes the columns.
-unsafe fn spread(query: &pg_sys::Query, aggregate: *mut pg_sys::Aggref) -> Option<()> {
+/// Replaces `predict_batch` of a whole row by its form that takes the columns. Returns None, and changes nothing, for any
+/// other aggregate.
+pub(crate) unsafe fn spread(query: &pg_sys::Query, aggregate: *mut pg_sys::Aggref) -> Option<()> {
     // SAFETY: each node is cast to the type that its tag names; new nodes are made in the planner's context.
     unsafe {
         let symbol = symbol::of_aggregate((*aggregate).aggfnoid)?;

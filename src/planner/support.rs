@@ -12,7 +12,7 @@ use crate::pg::call::Call;
 use crate::pg::catalog::roles;
 use crate::pg::node::{is, members};
 use crate::pg::{text, tuple};
-use crate::planner::{calls, streaming, symbol};
+use crate::planner::{calls, row_expansion, streaming, symbol};
 use crate::results::call_form::CallForm;
 use crate::settings;
 
@@ -199,6 +199,32 @@ pub(crate) fn call_support(call: &Call) -> Result<Option<Datum>> {
     }
 }
 
+/// The support function of the casts of a `prediction_batch`.
+///
+/// Expands the whole row of an aggregate that is cast. The planner's hook has done that for all statements but the one
+/// that loads this library.
+pub(crate) fn cast_support(call: &Call) -> Result<Option<Datum>> {
+    let nothing = Ok(Some(Datum::null()));
+    let Some(request) = call.argument(0) else { return nothing };
+    let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
+    // SAFETY: the planner passes a request node; the call is copied before it is changed.
+    unsafe {
+        if !settings::enable_batch_scan()
+            || !is(request.cast(), NodeTag::T_SupportRequestSimplify)
+            || (*request).root.is_null()
+        {
+            return nothing;
+        }
+        let new = pg_sys::copyObjectImpl((*request).fcall.cast()).cast::<pg_sys::FuncExpr>();
+        let [aggregate] = members::<Node>((*new).args)[..] else { return nothing };
+        if !is(aggregate, NodeTag::T_Aggref) {
+            return nothing;
+        }
+        let spread = row_expansion::spread(&*(*(*request).root).parse, aggregate.cast());
+        Ok(Some(spread.map_or(Datum::null(), |()| Datum::from(new))))
+    }
+}
+
 /// Whether an outer join may null-extend the rows of a table. None if the table is not below this node.
 unsafe fn may_be_left_out(node: *mut Node, number: usize, outer: bool) -> Option<bool> {
     // SAFETY: each node is cast to the type that its tag names.
@@ -280,7 +306,7 @@ impl CostQuestion {
             {
                 return Subject::Column;
             }
-            Subject::Call(arguments.first().and_then(|m| crate::planner::row_expansion::constant(*m)))
+            Subject::Call(arguments.first().and_then(|m| row_expansion::constant(*m)))
         }
     }
 

@@ -344,7 +344,8 @@ pub(crate) fn log_sandbox(generation: u64) {
         kept.process.report().cloned().map(|report| (kept.process.pid(), report))
     };
     if let Some((pid, Report { landlock, seccomp, address_space })) = said {
-        let limit = address_space.map_or_else(|| "no limit of memory".to_owned(), |bytes| format!("{bytes} bytes of memory"));
+        let limit =
+            address_space.map_or_else(|| "no limit of memory".to_owned(), |bytes| format!("{bytes} bytes of memory"));
         report::debug(format!("model process {pid}: {landlock}; {seccomp}; {limit}"));
     }
 }

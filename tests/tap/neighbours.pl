@@ -17,11 +17,15 @@ $node->start;
 my $root = $ENV{PG_PREDICT_ROOT};
 $node->safe_psql('postgres', "CREATE EXTENSION pg_predict; CREATE EXTENSION pg_stat_statements;
     SELECT predict.create_model_from_file('named', '$root/tests/models/named.onnx');
-    CREATE TABLE t AS SELECT i AS id, i::real AS a FROM generate_series(1, 1000) i; ANALYZE t;");
+    CREATE TABLE t AS SELECT i AS id, i::real AS a FROM generate_series(1, 1000) i; ANALYZE t;
+    CREATE TABLE whole AS SELECT id, a, 1::real AS b, 1::real AS c FROM t;");
 
 my $query = "SELECT id, predict('named', a, 1, 1) FROM t";
 my $single = $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $query");
 like($single, qr/^1000\|/m, 'the query gives its rows');
+my $cast = "SELECT (predict_batch('named', r))::real[] FROM whole r";
+my $cast_single = $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $cast");
+like($cast_single, qr/^\{(?:[^,]+,){999}[^,]+\}$/, 'the cast gives an element for each row');
 
 for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict', 'pg_predict,auto_explain,pg_stat_statements',
     'pg_stat_statements,pg_predict,auto_explain')
@@ -32,6 +36,9 @@ for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict
     my $first = $node->safe_psql('postgres', "EXPLAIN (COSTS OFF) $query");
     like($first, qr/Custom Scan \(BatchPredict\)/, "$name: the first statement of a session has the node");
     is($node->safe_psql('postgres', $query), $single, "$name: and gives the same");
+    like($node->safe_psql('postgres', "EXPLAIN (VERBOSE, COSTS OFF) $cast"),
+        qr/predict_batch_columns/, "$name: the first statement reads the columns of whole rows");
+    is($node->safe_psql('postgres', $cast), $cast_single, "$name: and gives the same array");
     like(
         $node->safe_psql('postgres', "PREPARE p AS $query; SET plan_cache_mode = force_generic_plan; EXPLAIN (COSTS OFF) EXECUTE p;"),
         qr/Custom Scan \(BatchPredict\)/, "$name: so has a prepared statement");

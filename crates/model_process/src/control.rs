@@ -110,7 +110,8 @@ pub fn clock() -> u64 {
 
 /// How long a side spins before it sleeps. Spinning saves waking a sleeping core, which takes some 40 us, but takes a
 /// core from others. So a side does not spin for a while after a sign that threads wait for cores: it was woken late, or
-/// lost its core while it spun. It also stops when spinning has been in vain.
+/// lost its core while it spun. A side whose spinning succeeds would never see such a sign, so it sleeps now and then. It
+/// also stops when spinning has been in vain.
 #[derive(Debug)]
 pub struct SpinTime {
     longest: Duration,
@@ -118,6 +119,8 @@ pub struct SpinTime {
     pause: u32,
     /// Waits in a row that spinning did not shorten.
     vain: u32,
+    /// Waits since this side slept last.
+    awake: u32,
 }
 
 impl SpinTime {
@@ -127,6 +130,8 @@ impl SpinTime {
     const PAUSE: u32 = 32;
     /// The waits until it is tried again after a sign that threads wait for cores.
     const LONG_PAUSE: u32 = 256;
+    /// The most waits in a row that are ended by spinning.
+    const MOST_AWAKE: u32 = 128;
     /// A delay that a free core does not have.
     const LATE: Duration = Duration::from_micros(150);
 
@@ -134,7 +139,7 @@ impl SpinTime {
     #[must_use]
     pub fn new(longest: Duration) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        Self { longest: if cores > 1 { longest } else { Duration::ZERO }, pause: 0, vain: 0 }
+        Self { longest: if cores > 1 { longest } else { Duration::ZERO }, pause: 0, vain: 0, awake: 0 }
     }
 
     /// Notes that this side slept, and that the other side woke it at this time of the clock.
@@ -149,8 +154,10 @@ impl SpinTime {
         if done() {
             return true;
         }
-        if self.longest.is_zero() || self.pause > 0 {
+        self.awake += 1;
+        if self.longest.is_zero() || self.pause > 0 || self.awake > Self::MOST_AWAKE {
             self.pause = self.pause.saturating_sub(1);
+            self.awake = 0;
             return false;
         }
         let (mut started, mut last) = (None, None);
@@ -166,10 +173,12 @@ impl SpinTime {
             let now = Instant::now();
             if last.replace(now).is_some_and(|last| now - last > Self::LATE) {
                 self.pause = Self::LONG_PAUSE;
+                self.awake = 0;
                 return done();
             }
             if now - *started.get_or_insert(now) >= self.longest {
                 self.vain += 1;
+                self.awake = 0;
                 if self.vain >= Self::MOST_VAIN {
                     // One vain wait is enough the next time.
                     self.vain = Self::MOST_VAIN - 1;
@@ -209,7 +218,7 @@ mod tests {
     use std::cell::Cell;
 
     fn spinning() -> SpinTime {
-        SpinTime { longest: Duration::from_micros(5), pause: 0, vain: 0 }
+        SpinTime { longest: Duration::from_micros(5), pause: 0, vain: 0, awake: 0 }
     }
 
     /// Waits in vain. Returns whether it spun.
@@ -228,6 +237,19 @@ mod tests {
         let mut time = spinning();
         let spins = (0..SpinTime::MOST_VAIN + 2 * (SpinTime::PAUSE + 1)).filter(|_| has_spun(&mut time)).count();
         assert_eq!(spins, SpinTime::MOST_VAIN as usize + 2);
+    }
+
+    #[test]
+    fn a_side_whose_spinning_succeeds_sleeps_now_and_then() {
+        let mut time = SpinTime { longest: Duration::from_secs(60), ..spinning() };
+        let sleeps = (0..3 * (SpinTime::MOST_AWAKE + 1)).filter(|_| {
+            let calls = Cell::new(0_u32);
+            !time.wait(|| {
+                calls.set(calls.get() + 1);
+                calls.get() > 2
+            })
+        });
+        assert_eq!(sleeps.count(), 3);
     }
 
     #[test]
