@@ -31,6 +31,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 const STOP_TIMEOUT: Duration = Duration::from_millis(50);
 /// The largest file that a model process may write. It writes only to its error output.
 const LARGEST_FILE: u64 = 1 << 20;
+/// The same with CUDA, whose driver makes shared memory, which counts as a file.
+const LARGEST_FILE_WITH_CUDA: u64 = 64 << 20;
 /// The largest response, in bytes.
 const LARGEST_RESPONSE: usize = 4 << 30;
 
@@ -89,11 +91,19 @@ fn profile(device: Device, library: &str) -> Profile {
     if device != Device::Cpu && cuda.exists() { Profile::Cuda } else { Profile::Cpu }
 }
 
-fn start_for(device: Device) -> Start {
-    let library = settings::onnxruntime_library();
-    let limits =
-        Limits { address_space: settings::model_process_memory_limit(), cpu_seconds: None, file_size: LARGEST_FILE };
-    Start { profile: profile(device, &library), library, limits }
+fn start_with(profile: Profile, library: String) -> Start {
+    let memory = settings::model_process_memory_limit();
+    let limits = match profile {
+        Profile::Cpu => {
+            Limits { address_space: memory, private_memory: None, cpu_seconds: None, file_size: LARGEST_FILE }
+        }
+        // CUDA reserves addresses for the memory of the machine and of all its GPUs, and does not start with fewer.
+        Profile::Cuda => {
+            let file_size = LARGEST_FILE_WITH_CUDA;
+            Limits { address_space: None, private_memory: memory, cpu_seconds: None, file_size }
+        }
+    };
+    Start { profile, library, limits }
 }
 
 /// The child process that validates a model now. 0: none.
@@ -130,14 +140,13 @@ pub(crate) fn watch_validation(pid: i32) {
 
 /// Starts a process, unless one is running that suits the device. Returns its generation.
 pub(crate) fn connect(device: Device) -> Result<u64> {
-    let start = start_for(device);
+    let library = settings::onnxruntime_library();
+    let start = start_with(profile(device, &library), library);
     let mut kept = PROCESS.lock();
     if let Some(process) = kept.as_mut() {
-        let suits = process.process.started_with();
+        let running = process.process.started_with();
         // A process for CUDA also runs models on the CPU.
-        let suits = suits.library == start.library
-            && suits.limits == start.limits
-            && (suits.profile == start.profile || suits.profile == Profile::Cuda);
+        let suits = *running == start || *running == start_with(Profile::Cuda, start.library.clone());
         match process.process.has_ended() {
             None if suits => {
                 set_idle_timeout(process);

@@ -67,12 +67,27 @@ pub(crate) fn prepare(config: &Config) -> Result<()> {
     environment(&config.library).map(drop)
 }
 
+/// Whether ONNX Runtime's message is about memory that is not there, of the machine or of a GPU.
+pub(crate) fn is_out_of_memory(reason: &str) -> bool {
+    let words = [
+        "bad_alloc",
+        "Failed to allocate memory",
+        "out of memory",
+        // The arena of a GPU has reached its limit.
+        "is smaller than requested bytes of",
+        "CUDA failure 2:",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ];
+    words.iter().any(|w| reason.contains(w))
+}
+
 /// Classifies ONNX Runtime's message about a model that it rejects.
 pub(crate) fn load_error(reason: String) -> Error {
     let has = |words: &[&str]| words.iter().any(|w| reason.contains(w));
     if has(&["locale"]) {
         Error::Locale { reason }
-    } else if has(&["bad_alloc", "Failed to allocate memory", "std::length_error", "out of memory"]) {
+    } else if is_out_of_memory(&reason) || has(&["std::length_error"]) {
         Error::OutOfMemory { what: "the model's session".into(), bytes: 0 }
     } else if has(&[
         "is not a registered function/op",

@@ -20,7 +20,7 @@ use crate::onnx::categories::Categories;
 use crate::onnx::content::Content;
 use crate::options::Options;
 use crate::ort::denormals::without_denormals;
-use crate::ort::environment::{Config, builder, device_error, load_error, with_cuda};
+use crate::ort::environment::{Config, builder, device_error, is_out_of_memory, load_error, with_cuda};
 use crate::ort::origin::{Opened, Origin};
 use crate::ort::stop::Stop;
 use crate::ort::string_tensor::string_tensor;
@@ -174,7 +174,9 @@ impl Session {
             Err(e) => {
                 let reason = e.message().to_owned();
                 return Err(match config.device {
-                    Device::Cuda(_) if reason.contains("CUDA") => device_error(config.device, reason),
+                    Device::Cuda(_) if reason.contains("CUDA") && !is_out_of_memory(&reason) => {
+                        device_error(config.device, reason)
+                    }
                     _ => load_error(reason),
                 });
             }
@@ -340,8 +342,7 @@ fn infer_on_card(
 }
 
 fn run_error(reason: String) -> Error {
-    if ["bad_alloc", "Failed to allocate memory", "out of memory", "CUDA failure 2:"].iter().any(|w| reason.contains(w))
-    {
+    if is_out_of_memory(&reason) {
         return Error::OutOfMemory { what: "a run of the model".into(), bytes: 0 };
     }
     Error::Run { reason }
@@ -540,6 +541,20 @@ mod tests {
         let mut work = work("models/diamonds.onnx");
         work.session = Arc::new(session);
         assert_eq!(all(&work, &batch).len(), signature(&bytes).outputs.len());
+    }
+
+    #[test]
+    fn memory_that_a_gpu_lacks_is_an_error_of_memory() {
+        for text in [
+            "/onnxruntime/core/framework/bfc_arena.cc:376 Available memory of 4096 is smaller than requested bytes of 8192",
+            "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 8192",
+            "CUDA failure 2: out of memory ; GPU=0 ; hostname=db ; file=cuda_allocator.cc",
+            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+        ] {
+            assert!(matches!(run_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
+            assert!(matches!(load_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
+        }
+        assert!(matches!(run_error("CUDA failure 700: an illegal memory access".to_owned()), Error::Run { .. }));
     }
 
     #[test]
