@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 SEED = 20151210
 LENGTH = 1 << 18
 """Elements per row of `long_kernel`."""
-WIDTH = 6144
-"""`many_weights` has two square matrices of this width: 302 MB."""
+WIDTH = 4096
+"""`many_weights` has two square matrices of this width: 134 MB."""
 
 
 class Graph:
