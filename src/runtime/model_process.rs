@@ -15,6 +15,7 @@ use pg_predict_model_process::codec::output::read_result;
 use pg_predict_model_process::codec::reader::Reader;
 use pg_predict_model_process::codec::writer::Writer;
 use pg_predict_model_process::control::Kind;
+use pg_predict_model_process::killed::wait_for_all;
 use pg_predict_model_process::messages::{Message, Start};
 use pg_predict_model_process::sandbox::{Limits, Profile, Report};
 use pgrx::pg_sys;
@@ -115,6 +116,7 @@ static VALIDATION: AtomicI32 = AtomicI32::new(0);
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn end_with_backend(_code: i32, _argument: pg_sys::Datum) {
     drop(PROCESS.lock().take());
+    wait_for_all();
     let child = VALIDATION.swap(0, Ordering::AcqRel);
     if child > 0 {
         let child = nix::unistd::Pid::from_raw(child);

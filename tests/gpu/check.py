@@ -282,8 +282,12 @@ class Check:
         return f"8 images, cosine at least {worst:.6f}"
 
     def test_every_model_gives_the_answers_of_the_cpu(self) -> str:
+        created = {name for (name,) in self.connect("cpu").execute("SELECT name FROM predict.models").fetchall()}
         compared = []
         for case in CASES:
+            if case.name not in created:
+                compared.append(f"{case.name}: this machine has not its locale")
+                continue
             columns = ", ".join(f'"{name}"' for name in case.columns)
             query = f"SELECT predict_json('{case.name}', {columns}) FROM {case.table} WHERE id <= {ROWS} ORDER BY id"
             wanted = self.connect("cpu").execute(query).fetchall()

@@ -58,7 +58,7 @@ def tables(connection: psycopg.Connection, images: int, features: int) -> None:
         rows.set_types(["int4", "bytea"])
         for nth in range(1, images + 1):
             rows.write_row((nth, noise.randbytes(PIXELS)))
-    connection.execute("VACUUM (ANALYZE) ")
+    connection.execute("VACUUM ANALYZE")
 
 
 def models(connection: psycopg.Connection, folder: Path) -> None:

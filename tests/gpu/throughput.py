@@ -117,7 +117,7 @@ class Measurement:
         """Writes what the peers read of the database."""
         with psycopg.connect(autocommit=True) as c:
             if work.name == "minilm":
-                c.execute("CREATE TABLE IF NOT EXISTS many_tweets AS SELECT text FROM tweets, generate_series(1, 8) ORDER BY generate_series, id")
+                c.execute("CREATE TABLE IF NOT EXISTS many_tweets AS SELECT text FROM tweets, generate_series(1, 8) nth ORDER BY nth, id")
                 rows = c.execute("SELECT text FROM many_tweets LIMIT %s", (work.rows,)).fetchall()
                 file = self.arguments.work / "texts.json"
                 file.write_text(json.dumps([text for (text,) in rows]))
