@@ -250,6 +250,11 @@ find_card() {
 }
 
 part_machine() {
+    # As root, the driver makes the devices that are not there yet. This also shows whether the GPU works without pg_predict.
+    if [ -z "$CARD" ] && [ -n "$TORCH" ]; then
+        "$TORCH" -c 'import torch; print(torch.__version__, torch.ones(4, device="cuda").sum().item())' >"$RESULTS/torch.txt" 2>&1 ||
+            note FAILED torch "PyTorch cannot use the GPU: $(tail -n 1 "$RESULTS/torch.txt")"
+    fi
     {
         date -u
         uname -a
@@ -330,7 +335,7 @@ part_libraries() {
     if [ ${#folders[@]} -gt 0 ]; then
         # The model process has no environment, so LD_LIBRARY_PATH does not reach it.
         printf '%s\n' "${folders[@]}" | sort -u | as_root tee "$LINKER" >/dev/null
-        as_root ldconfig
+        as_root ldconfig -X
     fi
     library=$("$PG/bin/pg_config" --pkglibdir)/pg_predict/libonnxruntime_providers_cuda.so
     missing=()
@@ -373,7 +378,7 @@ start_server() {
 psql() { "$PG/bin/psql" -X -q -v ON_ERROR_STOP=1 "$@" </dev/null; }
 
 # Runs a program of the tests with the packages that came along.
-python() { PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=$FOLDER/site "$PYTHON" "$@"; }
+run_python() { PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=$FOLDER/site "$PYTHON" "$@"; }
 
 part_server() {
     local images=4096 features=1000000
@@ -387,11 +392,11 @@ part_server() {
     printf "\ninclude 'pg_predict.conf'\n" >>"$FOLDER/server/data/postgresql.conf"
     start_server process
     psql -c 'CREATE EXTENSION pg_predict' || fail "the extension could not be created (see above)"
-    python "$FOLDER/project/tests/gpu/models.py" "$FOLDER/models" || fail "the models could not be made (see above)"
+    run_python "$FOLDER/project/tests/gpu/models.py" "$FOLDER/models" || fail "the models could not be made (see above)"
     chmod -R a+rX "$FOLDER/models"
     psql -v models="$FOLDER/project/models" -v generated="$FOLDER/project/target/models" -f "$FOLDER/project/models/sql/load.sql" >"$RESULTS/load.txt" &&
         psql -v models="$FOLDER/project/models" -v generated="$FOLDER/project/target/models" -f "$FOLDER/project/models/sql/create.sql" >>"$RESULTS/load.txt" &&
-        python "$FOLDER/project/tests/gpu/load.py" --models "$FOLDER/models" --images "$images" --features "$features" >>"$RESULTS/load.txt" 2>&1 ||
+        run_python "$FOLDER/project/tests/gpu/load.py" --models "$FOLDER/models" --images "$images" --features "$features" >>"$RESULTS/load.txt" 2>&1 ||
         fail "the tables and models could not be loaded; the end of $RESULTS/load.txt:" "$(tail -n 20 "$RESULTS/load.txt")"
     note ok server "PostgreSQL $(psql -At -c 'SHOW server_version'), $(psql -At -c 'SELECT count(*) FROM predict.models') models; $(psql -At -c 'SELECT predict.runtime()')"
 }
@@ -443,7 +448,7 @@ part_tests() {
         return
     fi
     status=0
-    python "$FOLDER/project/tests/gpu/check.py" "$RESULTS/tests-$isolation.jsonl" --models "$FOLDER/models" "${card[@]}" 2>&1 | tee "$RESULTS/tests-$isolation.txt" >&2 || status=$?
+    run_python "$FOLDER/project/tests/gpu/check.py" "$RESULTS/tests-$isolation.jsonl" --models "$FOLDER/models" "${card[@]}" 2>&1 | tee "$RESULTS/tests-$isolation.txt" >&2 || status=$?
     local counted
     counted=$(sed -n 's/^\(passed\|FAILED\|needs a card\): .*/\1/p' "$RESULTS/tests-$isolation.txt" | sort | uniq -c | tr -s ' \n' ' ')
     case $status in
@@ -464,7 +469,7 @@ part_throughput() {
     [ -z "$TORCH" ] || options+=(--torch "$TORCH")
     [ -z "${ONLY:-}" ] || options+=(--only "$ONLY")
     start_server "$isolation"
-    python "$FOLDER/project/tests/gpu/throughput.py" "$RESULTS/throughput-$isolation" --models "$FOLDER/models" --work "$FOLDER/work" "${options[@]}" 2>&1 |
+    run_python "$FOLDER/project/tests/gpu/throughput.py" "$RESULTS/throughput-$isolation" --models "$FOLDER/models" --work "$FOLDER/work" "${options[@]}" 2>&1 |
         tee "$RESULTS/throughput-$isolation.txt" >&2 || status=$?
     if [ "$status" -ne 0 ]; then
         note FAILED throughput "$(grep '^MISSED' "$RESULTS/throughput-$isolation.txt" | tr '\n' ' ' || true)see $RESULTS/throughput-$isolation.txt"

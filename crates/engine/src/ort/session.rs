@@ -48,6 +48,8 @@ pub struct Session {
     pub(crate) fallback: Option<String>,
     /// The number of the GPU that it runs on; `None` on the CPU.
     pub(crate) card: Option<i32>,
+    /// Whether inputs and outputs pass through pinned memory of that GPU.
+    pinned: bool,
     /// The reason why the version could not be stored in the file cache, if that failed.
     pub(crate) uncached: Option<String>,
 }
@@ -123,6 +125,7 @@ impl Session {
             Device::Cuda(id) => Some(id),
             Device::Auto => fallback.is_none().then_some(0),
         };
+        let pinned = card.is_some_and(|card| has_pinned_memory(&inner, card));
         // A model with a fixed number of tokens accepts no longer text.
         let ids = inner.inputs().iter().filter(|i| Source::of_tokens(i.name()).is_some());
         let fixed = ids.filter_map(|i| i.dtype().tensor_shape()).find_map(|dims| match dims.as_ref() {
@@ -141,6 +144,7 @@ impl Session {
             weights: Vec::new(),
             abandoned: AtomicUsize::new(0),
             card,
+            pinned,
             fallback,
             uncached: None,
         })
@@ -261,8 +265,8 @@ impl Session {
     pub(crate) fn infer(&self, feeds: &[Feed<'_>], wanted: Option<&[bool]>, stop: &Stop) -> Result<Vec<RawOutput>> {
         let encoded = feeds.iter().map(|feed| self.encoded(feed)).collect::<Result<Vec<_>>>()?;
         let mut session = self.inner.lock();
-        if let Some(card) = self.card {
-            return infer_on_card(&mut session, card, feeds, &encoded, wanted, stop);
+        if let Some(card) = self.card.filter(|_| self.pinned) {
+            return infer_pinned(&mut session, card, feeds, &encoded, wanted, stop);
         }
         let inputs = feeds
             .iter()
@@ -278,9 +282,20 @@ impl Session {
     }
 }
 
+/// Whether the session gives memory of the machine that the GPU reads and writes by itself. Without it, ONNX Runtime copies
+/// inputs and outputs.
+fn has_pinned_memory(session: &ort::session::Session, card: i32) -> bool {
+    let pinned = pinned_memory(card, MemoryType::CPUInput).and_then(|info| Allocator::new(session, info));
+    pinned.and_then(|memory| Tensor::<f32>::new(&memory, [1_usize])).is_ok_and(|t| t.memory_info().is_cpu_accessible())
+}
+
+fn pinned_memory(card: i32, kind: MemoryType) -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(AllocationDevice::CUDA_PINNED, card, AllocatorType::Device, kind)
+}
+
 /// Runs the model on a GPU. Inputs are copied into pinned memory, which the GPU reads by itself. Wanted outputs arrive
 /// in pinned memory too; other outputs are not transferred.
-fn infer_on_card(
+fn infer_pinned(
     session: &mut ort::session::Session,
     card: i32,
     feeds: &[Feed<'_>],
@@ -289,7 +304,7 @@ fn infer_on_card(
     stop: &Stop,
 ) -> Result<Vec<RawOutput>> {
     let failed = |e: ort::Error| run_error(e.message().to_owned());
-    let pinned = |ty| MemoryInfo::new(AllocationDevice::CUDA_PINNED, card, AllocatorType::Device, ty).map_err(failed);
+    let pinned = |kind| pinned_memory(card, kind).map_err(failed);
     let outputs: Vec<(String, bool)> = session
         .outputs()
         .iter()
