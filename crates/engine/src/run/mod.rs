@@ -146,6 +146,12 @@ impl RunContext {
         &self.version.signature
     }
 
+    /// Whether the session runs on a GPU.
+    #[must_use]
+    pub fn is_on_card(&self) -> bool {
+        self.session.is_on_card()
+    }
+
     /// Releases the memory that earlier runs allocated. Only a run can do this, so one row is run again.
     pub fn release_memory(&self, one: &Batch) {
         // The result of this run is not used.
