@@ -9,7 +9,7 @@ mod feeds;
 mod outputs;
 pub mod pipeline;
 mod pooling;
-mod row_groups;
+pub(crate) mod row_groups;
 
 use std::sync::Arc;
 
