@@ -85,7 +85,7 @@ class Measurement:
         """Rows per second of a statement."""
         query = work.query.format(rows=rows)
         with psycopg.connect(autocommit=True) as c:
-            for name, value in {"device": device, "batch_size": str(size), "max_batch_memory": "2GB"}.items():
+            for name, value in {"device": device, "batch_size": str(size), "max_batch_memory": "1GB"}.items():
                 c.execute("SELECT set_config(%s, %s, false)", (f"pg_predict.{name}", value))
             c.execute("SET work_mem = '2GB'")
             c.execute("SET max_parallel_workers_per_gather = 0")
