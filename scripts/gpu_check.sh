@@ -160,7 +160,9 @@ for table in ("credit_matrix", "reviews", "tweets"):
     rows.to_csv(f"{sys.argv[1]}/{table}.csv", index=False)
 PYTHON
     if have strace; then
+        mkdir -p "$BUNDLE/bin/strace-libraries"
         cp "$(command -v strace)" "$BUNDLE/bin/strace"
+        ldd "$BUNDLE/bin/strace" | awk '$2 == "=>" && $3 ~ /^\// && $1 !~ /^(libc|ld-linux.*)\.so/ { print $3 }' | xargs -r cp -t "$BUNDLE/bin/strace-libraries"
     else
         say "there is no strace here: if the sandbox refuses something there, it will not be shown"
     fi
@@ -412,7 +414,7 @@ show_refusals() {
     psql -At -c "SELECT pg_backend_pid()" -c "SELECT pg_sleep(3)" -c "SET pg_predict.device = 'cuda'" -c "$statement" >"$RESULTS/refused.txt" 2>&1 &
     sleep 1
     pid=$(head -n 1 "$RESULTS/refused.txt")
-    timeout 120 "$FOLDER/bin/strace" -f -q -s 128 -o "$trace" -p "$pid" >/dev/null 2>"$RESULTS/strace.error" || true
+    LD_LIBRARY_PATH=$FOLDER/bin/strace-libraries timeout 120 "$FOLDER/bin/strace" -f -q -s 128 -o "$trace" -p "$pid" >/dev/null 2>"$RESULTS/strace.error" || true
     wait || true
     {
         tail -n 3 "$RESULTS/refused.txt"
