@@ -228,7 +228,8 @@ class Check:
         error = self.error(query.format(rows), c)
         late = time.monotonic() - started - int(wait * 1000) / 1000
         assert error.sqlstate == "57014", f"{error.sqlstate}: {error}"
-        assert late < CANCEL, f"the cancel took {late * 1000:.0f} ms"
+        # A machine without a GPU builds and tests other things at the same time.
+        assert late < (CANCEL if self.card else 5 * CANCEL), f"the cancel took {late * 1000:.0f} ms"
         c.execute("SET statement_timeout = 0")
         assert self.one(query.format(2), c) == 2 * (1 << 18), "the next query gives a wrong answer"
         self.need_card(query.format(1))
