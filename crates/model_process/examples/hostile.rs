@@ -41,8 +41,7 @@ fn main() {
                 Message::Hello(_) => {
                     shared = SharedMemory::map(descriptor.unwrap()).ok();
                     let landlock = "x".repeat(1000);
-                    let report =
-                        Report { landlock, seccomp: String::new(), address_space: None, private_memory: None };
+                    let report = Report { landlock, seccomp: String::new(), address_space: None, private_memory: None };
                     send(socket.as_fd(), &serde_json::to_vec(&report).unwrap(), None).unwrap();
                 }
                 Message::Region { slot, response: true } => {

@@ -121,12 +121,8 @@ fn the_process_of_an_attempt() {
     let _server = (attempted == "connect to a server").then(|| serve().unwrap());
     if let Ok(profile) = std::env::var(SANDBOXED) {
         let profile = if profile == "cuda" { Profile::Cuda } else { Profile::Cpu };
-        let limits = Limits {
-            address_space: Some(4 << 30),
-            private_memory: None,
-            cpu_seconds: Some(60),
-            file_size: 1 << 20,
-        };
+        let limits =
+            Limits { address_space: Some(4 << 30), private_memory: None, cpu_seconds: Some(60), file_size: 1 << 20 };
         let landlock = sandbox::prepare(profile, &limits, Path::new("/usr/lib")).unwrap();
         sandbox::hold_locale();
         if name != attempted {

@@ -20,7 +20,7 @@ use crate::onnx::categories::Categories;
 use crate::onnx::content::Content;
 use crate::options::Options;
 use crate::ort::denormals::without_denormals;
-use crate::ort::environment::{Config, builder, device_error, is_out_of_memory, load_error, with_cuda};
+use crate::ort::environment::{Config, builder, device_error, is_out_of_memory, load_error, run_error, with_cuda};
 use crate::ort::origin::{Opened, Origin};
 use crate::ort::stop::Stop;
 use crate::ort::string_tensor::string_tensor;
@@ -356,13 +356,6 @@ fn infer_bound(
     })
 }
 
-fn run_error(reason: String) -> Error {
-    if is_out_of_memory(&reason) {
-        return Error::OutOfMemory { what: "a run of the model".into(), bytes: 0 };
-    }
-    Error::Run { reason }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +365,6 @@ mod tests {
     use crate::hash::content_hash;
     use crate::onnx::categories;
     use crate::onnx::content::Content;
-    use crate::ort::environment::device_error;
     use crate::ort::stop::Stop;
     use crate::run::RunContext;
     use crate::run::row_groups::RowSet;
@@ -576,39 +568,5 @@ mod tests {
         let mut work = work("models/diamonds.onnx");
         work.session = Arc::new(session);
         assert_eq!(all(&work, &batch).len(), signature(&bytes).outputs.len());
-    }
-
-    #[test]
-    fn memory_that_a_gpu_lacks_is_an_error_of_memory() {
-        for text in [
-            "/onnxruntime/core/framework/bfc_arena.cc:376 Available memory of 4096 is smaller than requested bytes of 8192",
-            "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 8192",
-            "CUDA failure 2: out of memory ; GPU=0 ; hostname=db ; file=cuda_allocator.cc",
-            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
-        ] {
-            assert!(matches!(run_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
-            assert!(matches!(load_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
-        }
-        assert!(matches!(run_error("CUDA failure 700: an illegal memory access".to_owned()), Error::Run { .. }));
-    }
-
-    #[test]
-    fn what_onnx_runtime_says_of_a_device_is_sorted() {
-        let cases = [
-            ("CUDA execution provider is not enabled in this build.", DeviceMissing::Provider),
-            (
-                "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file",
-                DeviceMissing::Libraries,
-            ),
-            ("CUDA failure 100: no CUDA-capable device is detected", DeviceMissing::Driver),
-            ("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version", DeviceMissing::Driver),
-            ("CUDA failure 101: invalid device ordinal ; GPU=7", DeviceMissing::Id),
-        ];
-        for (text, expected) in cases {
-            match device_error(Device::Cuda(7), text.to_owned()) {
-                Error::Device { missing, .. } => assert_eq!(missing, expected, "{text}"),
-                other => panic!("{other}"),
-            }
-        }
     }
 }

@@ -92,8 +92,15 @@ mod tests {
     /// this number is changed with it.
     #[test]
     fn the_profile_for_the_cpu_is_the_one_that_was_reviewed() {
-        let expected = if cfg!(target_arch = "x86_64") { "af4d8a04cc0a8bc1342df4dffe1b44fa0423d51f1f35fcd124c79121320b694f" } else { "5b9b59d76978a0d258b091e70488b570161ef6f3fb5c7733d3f28036faa9d90e" };
-        assert_eq!(pg_predict_engine::hash::hex(&pg_predict_engine::hash::content_hash(PROFILES[0].as_bytes())), expected);
+        let expected = if cfg!(target_arch = "x86_64") {
+            "af4d8a04cc0a8bc1342df4dffe1b44fa0423d51f1f35fcd124c79121320b694f"
+        } else {
+            "5b9b59d76978a0d258b091e70488b570161ef6f3fb5c7733d3f28036faa9d90e"
+        };
+        assert_eq!(
+            pg_predict_engine::hash::hex(&pg_predict_engine::hash::content_hash(PROFILES[0].as_bytes())),
+            expected
+        );
     }
 
     #[test]
