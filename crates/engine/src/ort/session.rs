@@ -49,7 +49,7 @@ pub struct Session {
     /// The number of the GPU that it runs on; `None` on the CPU.
     pub(crate) card: Option<i32>,
     /// Whether outputs of that GPU pass through pinned memory.
-    pinned: bool,
+    pub(crate) pinned: bool,
     /// The reason why the version could not be stored in the file cache, if that failed.
     pub(crate) uncached: Option<String>,
 }
