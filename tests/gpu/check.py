@@ -166,7 +166,7 @@ class Check:
     def test_a_run_above_the_memory_limit_is_an_error(self) -> str:
         query = "SELECT sum(predict('resnet50/scores[1]', pixels)) FROM images"
         self.need_card(query)
-        c = self.connect("cuda", gpu_memory_limit="400MB", batch_size="512")
+        c = self.connect("cuda", gpu_memory_limit="1GB", batch_size="1024")
         error = self.error(query, c)
         assert error.sqlstate == "53200", f"{error.sqlstate}: {error} ({error.diag.message_detail})"
         c.execute("SET pg_predict.batch_size = 4")
