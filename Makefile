@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms bench-isolation readme examples models
+	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms bench-isolation gpu-check gpu-bundle readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -145,6 +145,12 @@ bench-forms: install ## first statements without preloading, many groups, and 10
 
 bench-isolation: install ## models in model processes beside models in the backend: speed, single calls, starts, memory
 	@benches/isolation.sh
+
+gpu-check: setup ## the check of CUDA as far as a machine without a GPU can show it, in pieces and without network
+	@scripts/gpu_check.sh rehearse
+
+gpu-bundle: setup ## what a machine with a GPU and without network needs for that check: BUNDLE_PYTHON=3.12
+	@scripts/gpu_check.sh bundle gpu
 
 readme: install generated ## runs every SQL block of README.md and docs/ against its printed output
 	@scripts/cluster.sh run -c shared_preload_libraries=pg_predict target/venv/bin/python scripts/readme.py

@@ -2,10 +2,10 @@
 # What the other scripts share: where things are, who runs the server, how to speak and how to become root. Sourced, never run.
 #
 # Settings of the caller: PG_CONFIG (default pg_config), PG_PREDICT_USER (who runs the private servers when the caller is
-# root, since PostgreSQL refuses to; default postgres).
+# root, since PostgreSQL refuses to; default postgres), PG_PREDICT_TARGET (where built things go; default target/).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-TARGET=$ROOT/target
+TARGET=${PG_PREDICT_TARGET:-$ROOT/target}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 PG_PREDICT_USER=${PG_PREDICT_USER:-postgres}
 ORT=${ORT:-cpu}
@@ -20,7 +20,7 @@ unset RUST_BACKTRACE
 
 # The toolchain that rust-toolchain.toml pins. Where it is installed under the name `stable` only, that is used, so that
 # nothing is fetched twice.
-RUST_PIN=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$ROOT/rust-toolchain.toml")
+RUST_PIN=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$ROOT/rust-toolchain.toml" 2>/dev/null || true)
 if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null && ! rustup toolchain list 2>/dev/null | grep -q "^$RUST_PIN-"; then
     case $(rustup run stable rustc --version 2>/dev/null) in "rustc $RUST_PIN "*) export RUSTUP_TOOLCHAIN=stable ;; esac
 fi

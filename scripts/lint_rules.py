@@ -22,13 +22,13 @@ ENGINE = [
     "error", "tensor", "hash", "memory", "device", "signature", "options", "reference", "version", "batch", "text", "threads", "onnx", "trees",
     "encoding", "file_cache", "ort", "run", "validation", "tests", "lib",
 ]
-MODEL_PROCESS = ["memory", "sandbox", "messages", "control", "codec", "spawn", "client", "server", "bin", "lib"]
+MODEL_PROCESS = ["memory", "sandbox", "messages", "control", "codec", "spawn", "killed", "client", "server", "bin", "lib"]
 BENCHES = ["address", "target", "cpu", "machine", "arguments", "statements", "figures", "measurements", "report", "measure", "main"]
 CRATES = {"src": EXTENSION, "crates/engine/src": ENGINE, "crates/model_process/src": MODEL_PROCESS, "benches/src": BENCHES}
 # Rooms that handle PostgreSQL's memory.
 UNSAFE_ROOMS = {"pg", "rows", "runtime", "results", "planner", "scan"}
 # Rooms of the model process that handle shared memory, descriptors and processes.
-UNSAFE_PROCESS_ROOMS = set(MODEL_PROCESS) - {"codec", "client", "lib"}
+UNSAFE_PROCESS_ROOMS = set(MODEL_PROCESS) - {"codec", "killed", "client", "lib"}
 # Rooms of the engine with the vector instructions of a processor.
 UNSAFE_ENGINE_ROOMS = {"trees"}
 # The number of blocks that have no safe form: denormals as zero during a run, the texts of a tensor,

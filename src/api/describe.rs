@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use pg_predict_engine::device::Device;
 use pg_predict_engine::signature::{Input, Sample};
 use pg_predict_engine::tensor::ElementType;
 use pgrx::pg_sys::Datum;
@@ -95,6 +96,9 @@ fn describe(call: &Call) -> Result<Option<Datum>> {
     }
     let gives: Vec<String> = signature.outputs.iter().map(|o| format!("{} {}", o.name, o.describe())).collect();
     line(format_args!("-- Gives: {}.", printable(&gives)));
+    if let Some(device) = version.options.device.filter(|device| *device != Device::Cpu) {
+        line(format_args!("-- Runs on the device {device}, unless the setting pg_predict.device names another."));
+    }
     if signature.sample.is_none() {
         line(format_args!("-- The values below are made up, and this model takes others: put your own."));
     }

@@ -43,9 +43,15 @@ fn processes(_call: &Call) -> Result<Option<Datum>> {
 /// Starts the model process if it does not run, and returns what its sandbox enforces.
 fn sandbox(_call: &Call) -> Result<Option<Datum>> {
     let (pid, report) = model_process::sandbox()?;
-    let report = report.map(|r| (r.landlock, r.seccomp, r.address_space));
-    let (landlock, seccomp, limit) = report.unwrap_or_default();
-    let text = serde_json::json!({"pid": pid, "landlock": landlock, "seccomp": seccomp, "address_space": limit});
+    let report = report.map(|r| (r.landlock, r.seccomp, r.address_space, r.private_memory));
+    let (landlock, seccomp, address_space, private_memory) = report.unwrap_or_default();
+    let text = serde_json::json!({
+        "pid": pid,
+        "landlock": landlock,
+        "seccomp": seccomp,
+        "address_space": address_space,
+        "private_memory": private_memory,
+    });
     Ok(Some(output_values::jsonb(&text.to_string())))
 }
 

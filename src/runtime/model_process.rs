@@ -15,6 +15,7 @@ use pg_predict_model_process::codec::output::read_result;
 use pg_predict_model_process::codec::reader::Reader;
 use pg_predict_model_process::codec::writer::Writer;
 use pg_predict_model_process::control::Kind;
+use pg_predict_model_process::killed::wait_for_all;
 use pg_predict_model_process::messages::{Message, Start};
 use pg_predict_model_process::sandbox::{Limits, Profile, Report};
 use pgrx::pg_sys;
@@ -32,6 +33,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 const STOP_TIMEOUT: Duration = Duration::from_millis(50);
 /// The largest file that a model process may write. It writes only to its error output.
 const LARGEST_FILE: u64 = 1 << 20;
+/// The same with CUDA, whose driver makes shared memory, which counts as a file.
+const LARGEST_FILE_WITH_CUDA: u64 = 64 << 20;
 /// The largest response, in bytes.
 const LARGEST_RESPONSE: usize = 4 << 30;
 
@@ -91,11 +94,19 @@ fn profile(device: Device, library: &str) -> Profile {
     if device != Device::Cpu && cuda.exists() { Profile::Cuda } else { Profile::Cpu }
 }
 
-fn start_for(device: Device) -> Start {
-    let library = settings::onnxruntime_library();
-    let limits =
-        Limits { address_space: settings::model_process_memory_limit(), cpu_seconds: None, file_size: LARGEST_FILE };
-    Start { profile: profile(device, &library), library, limits }
+fn start_with(profile: Profile, library: String) -> Start {
+    let memory = settings::model_process_memory_limit();
+    let limits = match profile {
+        Profile::Cpu => {
+            Limits { address_space: memory, private_memory: None, cpu_seconds: None, file_size: LARGEST_FILE }
+        }
+        // CUDA reserves addresses for the memory of the machine and of all its GPUs, and does not start with fewer.
+        Profile::Cuda => {
+            let file_size = LARGEST_FILE_WITH_CUDA;
+            Limits { address_space: None, private_memory: memory, cpu_seconds: None, file_size }
+        }
+    };
+    Start { profile, library, limits }
 }
 
 /// The child process that validates a model now. 0: none.
@@ -107,6 +118,7 @@ static VALIDATION: AtomicI32 = AtomicI32::new(0);
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn end_with_backend(_code: i32, _argument: pg_sys::Datum) {
     drop(PROCESS.lock().take());
+    wait_for_all();
     let child = VALIDATION.swap(0, Ordering::AcqRel);
     if child > 0 {
         let child = nix::unistd::Pid::from_raw(child);
@@ -132,14 +144,13 @@ pub(crate) fn watch_validation(pid: i32) {
 
 /// Starts a process, unless one is running that suits the device. Returns its generation.
 pub(crate) fn connect(device: Device) -> Result<u64> {
-    let start = start_for(device);
+    let library = settings::onnxruntime_library();
+    let start = start_with(profile(device, &library), library);
     let mut kept = PROCESS.lock();
     if let Some(process) = kept.as_mut() {
-        let suits = process.process.started_with();
+        let running = process.process.started_with();
         // A process for CUDA also runs models on the CPU.
-        let suits = suits.library == start.library
-            && suits.limits == start.limits
-            && (suits.profile == start.profile || suits.profile == Profile::Cuda);
+        let suits = *running == start || *running == start_with(Profile::Cuda, start.library.clone());
         match process.process.has_ended() {
             None if suits => {
                 set_idle_timeout(process);
@@ -343,9 +354,9 @@ pub(crate) fn log_sandbox(generation: u64) {
         kept.is_logged = true;
         kept.process.report().cloned().map(|report| (kept.process.pid(), report))
     };
-    if let Some((pid, Report { landlock, seccomp, address_space })) = said {
-        let limit =
-            address_space.map_or_else(|| "no limit of memory".to_owned(), |bytes| format!("{bytes} bytes of memory"));
+    if let Some((pid, Report { landlock, seccomp, address_space, private_memory })) = said {
+        let limit = address_space.or(private_memory);
+        let limit = limit.map_or_else(|| "no limit of memory".to_owned(), |bytes| format!("{bytes} bytes of memory"));
         report::debug(format!("model process {pid}: {landlock}; {seccomp}; {limit}"));
     }
 }

@@ -132,11 +132,12 @@ fn load_files(version: &Arc<Version>, key: &SessionKey, fetch: Fetch, open: Open
             Ok(loaded) => {
                 model_process::log_sandbox(generation);
                 let Loaded { bytes, fallback } = loaded.map_err(of_model(&label))?;
+                let fell_back = fallback.is_some();
                 if let Some(reason) = fallback {
                     crate::pg::report::log(format!("model \"{label}\": device \"auto\" falls back to cpu: {reason}"));
                 }
                 let version = Arc::clone(version);
-                return Ok(ProcessSession { number, generation, version, fetch, bytes });
+                return Ok(ProcessSession { number, generation, version, fetch, bytes, fell_back });
             }
             Err(Failure::Error(Error::Engine { error, .. })) => return Err(of_model(&label)(error)),
             Err(Failure::Error(error)) => return Err(error),

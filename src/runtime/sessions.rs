@@ -52,11 +52,28 @@ pub(crate) struct ProcessSession {
     pub(crate) version: Arc<Version>,
     pub(crate) fetch: Fetch,
     pub(crate) bytes: usize,
+    /// Whether the device `auto` fell back to the CPU.
+    pub(crate) fell_back: bool,
 }
 
 impl Drop for ProcessSession {
     fn drop(&mut self) {
         model_process::send(self.generation, &Message::Unload { session: self.number });
+    }
+}
+
+impl LoadedModel {
+    /// Returns the device that it runs on, which for `auto` is known only now.
+    fn device(&self, asked: Device) -> Device {
+        let fell_back = match self {
+            Self::Backend(session) => session.fallback().is_some(),
+            Self::Process(session) => session.fell_back,
+        };
+        match asked {
+            Device::Auto if fell_back => Device::Cpu,
+            Device::Auto => Device::Cuda(0),
+            device => device,
+        }
     }
 }
 
@@ -283,7 +300,7 @@ pub(crate) fn open(version: &Arc<Version>, fetch: Fetch) -> Result<Arc<LoadedMod
             model: version.model.clone(),
             number: version.number,
             bytes: session.bytes(),
-            device: device.to_string(),
+            device: session.device(device).to_string(),
             threads,
             loaded: now,
             used: now,

@@ -131,7 +131,12 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
     let seconds = timeout.as_secs() + 1;
     let directory = EmptyDirectory::new().map_err(failed)?;
 
-    let limits = Limits { address_space: Some(memory), cpu_seconds: Some(seconds * 8), file_size: LARGEST_ANSWER };
+    let limits = Limits {
+        address_space: Some(memory),
+        private_memory: None,
+        cpu_seconds: Some(seconds * 8),
+        file_size: LARGEST_ANSWER,
+    };
     let start = Start { library: settings::onnxruntime_library(), profile: Profile::Cpu, limits };
     let start = serde_json::to_string(&start).map_err(|e| Error::BadBatch { reason: e.to_string() })?;
     let stdout = Stdio::from(output.try_clone().map_err(failed)?);

@@ -38,6 +38,7 @@ EXCEPTION WHEN OTHERS THEN
     END IF;
     RETURN format('%s: %s; %s', state, message, hint);
 END $$;
+SELECT line FROM regexp_split_to_table(predict.describe('gpu'), '\n') line WHERE line LIKE '-- Runs on%';
 SELECT device_error($$SELECT predict('gpu', 1, 2, 3)$$);
 SELECT device_error($$SELECT predict_batch('gpu', 1, 2, 3)$$);
 SET pg_predict.device = 'cuda:99';

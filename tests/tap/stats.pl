@@ -96,6 +96,12 @@ for my $sql ('SELECT predict.stat_reset()') {
     like($error, qr/permission denied/, 'not everybody sets counters to zero');
 }
 
+# The device that runs a model is shown, and not the wish for one.
+{
+    my $shown = $node->safe_psql('postgres', "SET pg_predict.device = 'auto'; SELECT predict('lookup', 1); SELECT 'on ' || device FROM predict.stat_sessions WHERE pid = pg_backend_pid()");
+    like($shown, qr/^on (cpu|cuda)$/m, 'a session shows the device that runs it');
+}
+
 # Evictions: a cache that holds the larger of two sessions. What a session takes is measured at creation, and the error rounds it up.
 {
     my $largest = 0;

@@ -40,7 +40,8 @@ fn main() {
             Some((bytes, descriptor)) => match serde_json::from_slice::<Message>(&bytes).unwrap() {
                 Message::Hello(_) => {
                     shared = SharedMemory::map(descriptor.unwrap()).ok();
-                    let report = Report { landlock: "x".repeat(1000), seccomp: String::new(), address_space: None };
+                    let landlock = "x".repeat(1000);
+                    let report = Report { landlock, seccomp: String::new(), address_space: None, private_memory: None };
                     send(socket.as_fd(), &serde_json::to_vec(&report).unwrap(), None).unwrap();
                 }
                 Message::Region { slot, response: true } => {

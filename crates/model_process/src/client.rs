@@ -24,6 +24,7 @@ use crate::codec::writer::Writer;
 use crate::control::{
     Control, DONE, Kind, PROTOCOL, SLOTS, SlotState, SpinTime, TOO_SMALL, clock, control, is_answered, sleep_on, wake,
 };
+use crate::killed::{collect, wait_briefly};
 use crate::memory::SharedMemory;
 use crate::messages::{Message, Start, receive, send_message, set_send_timeout};
 use crate::sandbox::Report;
@@ -101,6 +102,7 @@ pub struct ModelProcess {
 impl ModelProcess {
     /// Starts a process. It loads ONNX Runtime and enters its sandbox while the backend goes on.
     pub fn start(program: &Path, start: Start) -> io::Result<Self> {
+        collect();
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         set_send_timeout(&ours, SEND_TIMEOUT)?;
         let region = SharedMemory::create(size_of::<Control>())?;
@@ -377,7 +379,7 @@ impl ModelProcess {
         self.control().map_or(0, |c| c.taken.load(Ordering::SeqCst))
     }
 
-    /// Kills the process and waits for its end. A process that has ended by itself keeps its own cause.
+    /// Kills the process. A process that has ended by itself keeps its own cause.
     pub fn kill(&mut self) -> End {
         if let Some(end) = &self.end {
             return end.clone();
@@ -396,7 +398,7 @@ impl ModelProcess {
             other => {
                 let _ = killpg(self.pid, Signal::SIGKILL);
                 let _ = kill(self.pid, Signal::SIGKILL);
-                while matches!(waitpid(self.pid, None), Err(Errno::EINTR)) {}
+                wait_briefly(self.pid);
                 other.unwrap_or(Cause::Killed)
             }
         };

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod codec;
 pub mod control;
+pub mod killed;
 pub mod memory;
 pub mod messages;
 pub mod sandbox;

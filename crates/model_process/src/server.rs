@@ -141,7 +141,7 @@ pub fn serve(socket: OwnedFd, region: SharedMemory, library: String, environment
             sessions: HashMap::new(),
             plans: HashMap::new(),
             waiting: HashMap::new(),
-            one: None,
+            ones: HashMap::new(),
             before: resident(),
         }
         .run();
@@ -203,8 +203,8 @@ struct Runner {
     plans: HashMap<u64, Plan>,
     /// Responses that did not fit into their region.
     waiting: HashMap<u32, Response>,
-    /// A row that was run, to run again when memory is given back.
-    one: Option<(u64, Batch)>,
+    /// A row of each plan that was run since memory was given back, to run again then.
+    ones: HashMap<u64, Batch>,
     /// The memory of the process when it was last given back.
     before: usize,
 }
@@ -290,20 +290,19 @@ impl Runner {
             self.plans.retain(|_, plan| plan.session != session);
             self.sessions.remove(&session);
         }
-        if self.one.as_ref().is_some_and(|(plan, _)| !self.plans.contains_key(plan)) {
-            self.one = None;
-        }
+        self.ones.retain(|plan, _| self.plans.contains_key(plan));
         // SAFETY: may be called from any thread.
         unsafe { libc::malloc_trim(0) };
     }
 
-    /// Gives memory back that earlier runs allocated. Only a run can release ONNX Runtime's memory.
+    /// Gives memory back that earlier runs allocated. Only a run can release ONNX Runtime's memory. The memory of a GPU is
+    /// not part of the process, so it is given back whenever it was used.
     fn give_back(&mut self) {
-        let Some((plan, one)) = self.one.take() else { return };
-        if resident().saturating_sub(self.before) > WORTH_GIVING_BACK
-            && let Some(plan) = self.plans.get(&plan)
-        {
-            plan.work.release_memory(&one);
+        let ones = std::mem::take(&mut self.ones);
+        let has_grown = resident().saturating_sub(self.before) > WORTH_GIVING_BACK;
+        for (plan, one) in &ones {
+            let Some(plan) = self.plans.get(plan).filter(|plan| has_grown || plan.work.is_on_card()) else { continue };
+            plan.work.release_memory(one);
             // SAFETY: may be called from any thread.
             unsafe { libc::malloc_trim(0) };
         }
@@ -430,8 +429,8 @@ impl Runner {
         received.running = None;
         received.stopped.remove(&slot);
         drop(received);
-        if self.one.as_ref().is_none_or(|(plan, _)| *plan != id) && batch.rows > 0 {
-            self.one = Some((id, batch.part(0..1)));
+        if batch.rows > 0 {
+            self.ones.entry(id).or_insert_with(|| batch.part(0..1));
         }
         ran
     }

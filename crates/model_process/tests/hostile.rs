@@ -41,7 +41,7 @@ fn program(how: &str) -> PathBuf {
 }
 
 fn attacked(how: &str) -> Seen {
-    let limits = Limits { address_space: None, cpu_seconds: None, file_size: 1 << 20 };
+    let limits = Limits { address_space: None, private_memory: None, cpu_seconds: None, file_size: 1 << 20 };
     let start = Start { library: String::new(), profile: Profile::Cpu, limits };
     let mut process = ModelProcess::start(&program(how), start).unwrap();
     let mut slot = match process.submit(Kind::Run, |out| out.wide_number(7)).unwrap() {

@@ -67,12 +67,27 @@ pub(crate) fn prepare(config: &Config) -> Result<()> {
     environment(&config.library).map(drop)
 }
 
+/// Whether ONNX Runtime's message is about memory that is not there, of the machine or of a GPU.
+pub(crate) fn is_out_of_memory(reason: &str) -> bool {
+    let words = [
+        "bad_alloc",
+        "Failed to allocate memory",
+        "out of memory",
+        // The arena of a GPU has reached its limit.
+        "is smaller than requested bytes of",
+        "CUDA failure 2:",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ];
+    words.iter().any(|w| reason.contains(w))
+}
+
 /// Classifies ONNX Runtime's message about a model that it rejects.
 pub(crate) fn load_error(reason: String) -> Error {
     let has = |words: &[&str]| words.iter().any(|w| reason.contains(w));
     if has(&["locale"]) {
         Error::Locale { reason }
-    } else if has(&["bad_alloc", "Failed to allocate memory", "std::length_error", "out of memory"]) {
+    } else if is_out_of_memory(&reason) || has(&["std::length_error"]) {
         Error::OutOfMemory { what: "the model's session".into(), bytes: 0 }
     } else if has(&[
         "is not a registered function/op",
@@ -87,6 +102,14 @@ pub(crate) fn load_error(reason: String) -> Error {
     } else {
         Error::InvalidModel { reason }
     }
+}
+
+/// Classifies ONNX Runtime's message about a run that failed.
+pub(crate) fn run_error(reason: String) -> Error {
+    if is_out_of_memory(&reason) {
+        return Error::OutOfMemory { what: "a run of the model".into(), bytes: 0 };
+    }
+    Error::Run { reason }
 }
 
 /// Classifies ONNX Runtime's message about a device that is not available.
@@ -140,4 +163,43 @@ pub(crate) fn with_cuda(config: &Config, id: i32) -> Result<SessionBuilder> {
     builder(config)?
         .with_execution_providers([cuda.build().error_on_failure()])
         .map_err(|e| device_error(config.device, e.message().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_a_gpu_lacks_is_an_error_of_memory() {
+        for text in [
+            "/onnxruntime/core/framework/bfc_arena.cc:376 Available memory of 4096 is smaller than requested bytes of 8192",
+            "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 8192",
+            "CUDA failure 2: out of memory ; GPU=0 ; hostname=db ; file=cuda_allocator.cc",
+            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0",
+        ] {
+            assert!(matches!(run_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
+            assert!(matches!(load_error(text.to_owned()), Error::OutOfMemory { .. }), "{text}");
+        }
+        assert!(matches!(run_error("CUDA failure 700: an illegal memory access".to_owned()), Error::Run { .. }));
+    }
+
+    #[test]
+    fn what_onnx_runtime_says_of_a_device_is_sorted() {
+        let cases = [
+            ("CUDA execution provider is not enabled in this build.", DeviceMissing::Provider),
+            (
+                "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file",
+                DeviceMissing::Libraries,
+            ),
+            ("CUDA failure 100: no CUDA-capable device is detected", DeviceMissing::Driver),
+            ("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version", DeviceMissing::Driver),
+            ("CUDA failure 101: invalid device ordinal ; GPU=7", DeviceMissing::Id),
+        ];
+        for (text, expected) in cases {
+            match device_error(Device::Cuda(7), text.to_owned()) {
+                Error::Device { missing, .. } => assert_eq!(missing, expected, "{text}"),
+                other => panic!("{other}"),
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ mod feeds;
 mod outputs;
 pub mod pipeline;
 mod pooling;
-mod row_groups;
+pub(crate) mod row_groups;
 
 use std::sync::Arc;
 
@@ -144,6 +144,12 @@ impl RunContext {
 
     pub(crate) fn signature(&self) -> &Signature {
         &self.version.signature
+    }
+
+    /// Whether the session runs on a GPU.
+    #[must_use]
+    pub fn is_on_card(&self) -> bool {
+        self.session.is_on_card()
     }
 
     /// Releases the memory that earlier runs allocated. Only a run can do this, so one row is run again.

@@ -10,6 +10,9 @@ use crate::text::{Tokens, by_length};
 /// The most tokens in a run of several texts, including padding. A larger run is no faster, and takes longer to cancel.
 const TOKEN_BUDGET: usize = 512;
 
+/// The same on a GPU, which works on all tokens of a run at once. 64 of the longest texts of most encoders.
+const CARD_TOKEN_BUDGET: usize = 1 << 15;
+
 /// The most elements in a run of several padded rows, including padding.
 const PADDED_BUDGET: usize = 1 << 20;
 
@@ -82,7 +85,8 @@ impl RunContext {
                 run.retain(|row| bad.binary_search(row).is_err());
                 (!run.is_empty()).then_some(RowSet::List(run))
             };
-            return by_length(&lengths, TOKEN_BUDGET, most).into_iter().filter_map(good).collect();
+            let budget = if self.session.is_on_card() { CARD_TOKEN_BUDGET } else { TOKEN_BUDGET };
+            return by_length(&lengths, budget, most).into_iter().filter_map(good).collect();
         }
         let slots: Vec<&Input> = self.signature().inputs.iter().filter(|i| i.source == Source::Row).collect();
         // An input without a batch axis has one value per run, so rows run together only if they agree on it.

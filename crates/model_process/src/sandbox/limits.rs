@@ -14,6 +14,9 @@ pub struct Limits {
     pub address_space: Option<u64>,
     /// CPU time in seconds.
     pub cpu_seconds: Option<u64>,
+    /// Private memory that can be written, in bytes. It bounds a process whose address space cannot be bounded.
+    #[serde(default)]
+    pub private_memory: Option<u64>,
     /// Size of a file in bytes.
     pub file_size: u64,
 }
@@ -27,6 +30,9 @@ impl Limits {
         set(libc::RLIMIT_NOFILE, DESCRIPTORS)?;
         if let Some(bytes) = self.address_space {
             set(libc::RLIMIT_AS, bytes)?;
+        }
+        if let Some(bytes) = self.private_memory {
+            set(libc::RLIMIT_DATA, bytes)?;
         }
         if let Some(seconds) = self.cpu_seconds {
             set(libc::RLIMIT_CPU, seconds)?;

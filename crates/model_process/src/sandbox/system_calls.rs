@@ -88,6 +88,21 @@ mod tests {
         assert_eq!(files, 4);
     }
 
+    /// The sum of the profile for the CPU, which nothing that a GPU needs may widen. A change of it is a decision: then
+    /// this number is changed with it.
+    #[test]
+    fn the_profile_for_the_cpu_is_the_one_that_was_reviewed() {
+        let expected = if cfg!(target_arch = "x86_64") {
+            "af4d8a04cc0a8bc1342df4dffe1b44fa0423d51f1f35fcd124c79121320b694f"
+        } else {
+            "5b9b59d76978a0d258b091e70488b570161ef6f3fb5c7733d3f28036faa9d90e"
+        };
+        assert_eq!(
+            pg_predict_engine::hash::hex(&pg_predict_engine::hash::content_hash(PROFILES[0].as_bytes())),
+            expected
+        );
+    }
+
     #[test]
     fn a_call_that_does_not_exist_is_refused() {
         let text = PROFILES[0].replacen("\"read\"", "\"reed\"", 1);

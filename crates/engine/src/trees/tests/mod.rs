@@ -36,6 +36,7 @@ fn session(origin: &Origin<'_>) -> Result<Session> {
         abandoned: AtomicUsize::new(0),
         fallback,
         card: None,
+        pinned: false,
         uncached: None,
     })
 }
