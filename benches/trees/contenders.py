@@ -96,6 +96,8 @@ def treelite_compiled(model: Model, folder: Path) -> Predict:
 
 def treelite_interpreted(model: Model, folder: Path) -> Predict:
     trees = imported(model, folder)
+    if count(trees) <= MOST_COMPILED_NODES:
+        raise Unable("is measured only if the compiled form is not")
     return lambda x: scored(model, treelite.gtil.predict(trees, x, nthread=1))
 
 

@@ -72,7 +72,10 @@ class Contender:
 
     name: str
     run: Callable[[], float]
+    # The processes that work for it.
+    pids: list[int]
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     # The rows whose score differs by more than the tolerance.
     other_rows: int = 0
 
@@ -116,6 +119,17 @@ class Bare:
         self.process.wait()
 
 
+def processor_seconds(pids: list[int]) -> float:
+    """The processor time of all threads of these processes. It depends little on other work of the machine."""
+    schedules = (file.read_text() for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(int(schedule.split()[0]) for schedule in schedules) / 1e9
+
+
+def with_children(pid: int) -> list[int]:
+    """A backend and its model process."""
+    return [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
 def take_turns(contenders: list[Contender], expected: float) -> None:
     """Runs all contenders once without the clock, then round by round."""
     rounds = {}
@@ -129,9 +143,10 @@ def take_turns(contenders: list[Contender], expected: float) -> None:
         for one in contenders[start:] + contenders[:start]:
             if number >= rounds[one.name]:
                 continue
-            started = time.perf_counter()
+            used, started = processor_seconds(one.pids), time.perf_counter()
             total = one.run()
             one.seconds.append(time.perf_counter() - started)
+            one.processor_seconds.append(processor_seconds(one.pids) - used)
             if total is not None and abs(total / expected - 1) > 1e-3:
                 raise SystemExit(f"{one.name}: the scores add up to {total} instead of {expected}")
 
@@ -145,18 +160,21 @@ def ratio(one: Contender, base: Contender) -> list[float]:
 def row(one: Contender, base: Contender, rows: int) -> dict:
     ns = [seconds / rows * 1e9 for seconds in one.seconds]
     low, middle, high = ratio(one, base)
+    processor = statistics.median(one.processor_seconds) / rows * 1e9
     return {
         "name": one.name, "median": statistics.median(ns), "least": min(ns), "most": max(ns), "ratio": middle,
-        "quartiles": [low, high], "rounds": len(ns), "other_rows": one.other_rows,
+        "quartiles": [low, high], "rounds": len(ns), "other_rows": one.other_rows, "processor": processor,
+        "processor_ratio": statistics.median(one.processor_seconds) / statistics.median(base.processor_seconds),
     }  # fmt: skip
 
 
 def table(found: list[dict]) -> list[str]:
-    lines = ["| | ns per row | least, most | times ours | quartiles |", "|---|--:|--:|--:|--:|"]
+    lines = ["| | ns per row | least, most | times ours | quartiles | processor time | times ours |", "|---|--:|--:|--:|--:|--:|--:|"]
     for one in found:
         low, high = one["quartiles"]
         lines.append(
-            f"| {one['name']} | {one['median']:,.0f} | {one['least']:,.0f}, {one['most']:,.0f} | {one['ratio']:.2f} | {low:.2f}, {high:.2f} |"
+            f"| {one['name']} | {one['median']:,.0f} | {one['least']:,.0f}, {one['most']:,.0f} | {one['ratio']:.2f} | {low:.2f}, {high:.2f} "
+            f"| {one['processor']:,.0f} | {one['processor_ratio']:.2f} |"
         )
     return lines
 
@@ -178,11 +196,11 @@ def load_table(server: Server, model: Model, x: np.ndarray, folder: Path) -> Non
             connection.execute(
                 "SELECT predict.create_model(%s, %s, %s::jsonb)", (name, content, json.dumps(options | {"features": names}))
             )
-        compiled = connection.execute(
-            "SELECT (metadata->>'compiled_trees')::int FROM predict.models WHERE name = %s", (model.name,)
-        ).fetchone()[0]
+        query = "SELECT (metadata->>'compiled_trees')::int, batch_size FROM predict.models WHERE name = %s"
+        compiled, batch = connection.execute(query, (model.name,)).fetchone()
         if not compiled:
             raise SystemExit(f"{model.name} has no compiled trees")
+        print(f"{model.name}: batches of {batch} rows", file=sys.stderr)
 
 
 def call(model: Model, plain: bool = False) -> str:
@@ -210,6 +228,7 @@ def measure(model: Model, folder: Path, out: Path, servers: dict[str, Server], p
     outside: list[Contender] = []
     pool = ThreadPoolExecutor(1)
     client = Copy(base_server)
+    client_pids = [os.getpid(), client.reading.backend_pid]
 
     # Without SQL.
     rows_file = out / f"{model.name}.rows"
@@ -222,7 +241,7 @@ def measure(model: Model, folder: Path, out: Path, servers: dict[str, Server], p
         process.seconds(str(answers))
         scores = np.fromfile(answers, np.float32).reshape(len(x), -1)[:, model.element]
         other = check(f"the kernel for {kernel}", scores, expected, exact)
-        bare.append(Contender(f"pg_predict, {kernel}", lambda p=process: p.seconds() and None, other_rows=other))
+        bare.append(Contender(f"pg_predict, {kernel}", lambda p=process: p.seconds() and None, [process.process.pid], other_rows=other))
 
     def in_memory(predict: Predict) -> float:
         return float(sum(predict(x[i : i + BATCH]).sum(dtype=np.float64) for i in range(0, len(x), BATCH)))
@@ -233,17 +252,21 @@ def measure(model: Model, folder: Path, out: Path, servers: dict[str, Server], p
     def in_sql(connection: psycopg.Connection, query: str) -> float:
         return float(connection.execute(query).fetchone()[0])
 
+    def of(connection: psycopg.Connection) -> list[int]:
+        return with_children(connection.info.backend_pid)
+
     def statement(plain: bool = False) -> str:
         return f"SELECT sum({call(model, plain)}::float8) FROM {model.name}"
 
     for kernel, connection in list(sessions.items()):
         answers = connection.execute(f"SELECT {call(model)} FROM {model.name} ORDER BY id").fetchall()
         other = check(f"SQL with {kernel}", np.array([a for (a,) in answers], np.float32), expected, exact)
-        outside.append(Contender(f"pg_predict, {kernel}", lambda c=connection: in_sql(c, statement()), other_rows=other))
+        outside.append(Contender(f"pg_predict, {kernel}", lambda c=connection: in_sql(c, statement()), of(connection), other_rows=other))
     plain = sessions["plain"] = base_server.connect()
-    outside.append(Contender("pg_predict, trees left to ONNX Runtime", lambda: in_sql(plain, statement(plain=True))))
+    in_sql(plain, statement(plain=True))
+    outside.append(Contender("pg_predict, trees left to ONNX Runtime", lambda: in_sql(plain, statement(plain=True)), of(plain)))
     columns = " + ".join(columns_of(model))
-    scan = Contender("the scan alone: sum of the features", lambda: in_sql(plain, f"SELECT sum({columns}) FROM {model.name}") and None)
+    scan = Contender("the scan alone: sum of the features", lambda: in_sql(plain, f"SELECT sum({columns}) FROM {model.name}") and None, of(plain))
     outside.append(scan)
 
     # The others.
@@ -255,10 +278,10 @@ def measure(model: Model, folder: Path, out: Path, servers: dict[str, Server], p
             unable[name] = str(error)
             continue
         other = check(name, answers, expected, exact and name == "ONNX Runtime")
-        bare.append(Contender(name, lambda p=predict: in_memory(p), other_rows=other))
+        bare.append(Contender(name, lambda p=predict: in_memory(p), [os.getpid()], other_rows=other))
         scoring = Scoring(model.name, model.name, tuple(columns_of(model)), (), Path(), "", 0, predict)
         outside.append(
-            Contender(f"{name}, by COPY", lambda s=scoring: pipeline(client, s, "score", "", pool).sum, other_rows=other)
+            Contender(f"{name}, by COPY", lambda s=scoring: pipeline(client, s, "score", "", pool).sum, client_pids, other_rows=other)
         )
     take_turns(outside, total)
     take_turns(bare, total)
@@ -334,7 +357,7 @@ def main() -> None:
     processor = next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     head = [
         f"Medians of {ROUNDS} rounds ({SLOW_ROUNDS} if a run takes more than {SLOW_SECONDS:.0f} s), one thread that scores. `times ours` is the median",
-        "of the ratios to the first line in the same round, with the quartiles.",
+        "of the ratios to the first line in the same round, with the quartiles. Processor time is that of the server, and of the program that scores.",
         "",
         f"{processor}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; PostgreSQL {version}; Python {platform.python_version()}.",
     ]

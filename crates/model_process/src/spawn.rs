@@ -1,7 +1,8 @@
 //! Starts the program of the model process.
 //!
 //! The child has no descriptors except its standard ones, an empty environment apart from ONNX Runtime's telemetry
-//! switches and the variable that names the kernel for trees, and its own process group. It is killed if its parent ends. It applies its own limits and its sandbox.
+//! switches and the variable that names the kernel for trees, and its own process group. It is killed if its parent
+//! ends. It applies its own limits and its sandbox.
 
 use std::fs::File;
 use std::io;
