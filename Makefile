@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms bench-isolation gpu-check gpu-bundle readme examples models
+	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms trees-hostile test-miri bench-trees bench-isolation gpu-check gpu-bundle readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -58,8 +58,14 @@ test-engine: setup ## the engine room's tests, without a server
 test-asan: setup ## the engine's and the protocol's tests under AddressSanitizer
 	@scripts/engine_asan.sh
 
+test-miri: setup ## the kernels of trees under Miri, which needs a nightly toolchain
+	@scripts/engine_miri.sh
+
 trees: setup ## compiled tree ensembles against ONNX Runtime, at length: ENSEMBLES=300 ROWS=1000000 SEED=1
 	@ENSEMBLES=$(or $(ENSEMBLES),300) ROWS=$(or $(ROWS),1000000) SEED=$(or $(SEED),1) scripts/engine.sh many_random_ensembles -- --ignored --nocapture
+
+trees-hostile: setup ## a tree of 24 million nodes, which takes 4 GB of memory
+	@scripts/engine.sh tens_of_millions_of_nodes -- --ignored --nocapture
 
 trees-speed: setup ## ns per row of the tree ensembles in MODELS (files, separated by colons), against ONNX Runtime
 	@TREES_MODELS=$(or $(MODELS),$(CURDIR)/models/diamonds.onnx) scripts/engine.sh speed_of_models -- --ignored --nocapture
@@ -151,6 +157,8 @@ gpu-check: setup ## the check of CUDA as far as a machine without a GPU can show
 
 gpu-bundle: setup ## what a machine with a GPU and without network needs for that check: BUNDLE_PYTHON=3.12
 	@scripts/gpu_check.sh bundle gpu
+bench-trees: install ## tree ensembles beside LightGBM, XGBoost, scikit-learn, lleaves, Treelite and YDF, in SQL and without SQL
+	@benches/trees.sh $(MODELS)
 
 readme: install generated ## runs every SQL block of README.md and docs/ against its printed output
 	@scripts/cluster.sh run -c shared_preload_libraries=pg_predict target/venv/bin/python scripts/readme.py

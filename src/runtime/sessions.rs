@@ -260,6 +260,7 @@ fn key(version: &Version) -> SessionKey {
         threads: settings::threads().or(version.options.threads).unwrap_or(1),
         share_weights: settings::share_weights(),
         isolated: settings::is_isolated(),
+        trees: version.options.trees,
     }
 }
 

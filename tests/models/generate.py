@@ -412,9 +412,34 @@ def categories():
         helper.make_node("TreeEnsembleClassifier", ["scaled"], ["label", "scores"], **trees, **classifier, **ml),
     ]
     save("trees_labels", nodes, [tensor("x", FLOAT, [N, 2])], [tensor("label", text, [N]), tensor("scores", FLOAT, [N, 3])], opsets=ml_opset)
-    # A tree whose second node leads back to the first.
-    trees |= {"nodes_truenodeids": [1, 0, 0, 0, 0, 1, 0, 0]}
-    save("trees_cycle", [helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], **trees, **regressor, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [N, 1])], opsets=ml_opset)
+    # Trees that are wrong in one way each.
+    hostile = {
+        # The second node of a tree leads back to the first.
+        "cycle": {"nodes_truenodeids": [1, 0, 0, 0, 0, 1, 0, 0]},
+        "missing_child": {"nodes_truenodeids": [1, 7, 0, 0, 0, 1, 0, 0]},
+        "huge_child": {"nodes_truenodeids": [1, 2**62, 0, 0, 0, 1, 0, 0]},
+        "two_parents": {"nodes_truenodeids": [1, 2, 0, 0, 0, 1, 0, 0]},
+        "huge_feature": {"nodes_featureids": [0, 2**40, 0, 0, 0, 1, 0, 0]},
+        "negative_count": {"n_targets": -1},
+        "huge_count": {"n_targets": 2**60},
+        "short": {"nodes_values": [1.0, 2.0]},
+        "target_out_of_range": {"target_ids": [0, 0, 2**31, 0, 0]},
+        "nan_weight": {"target_weights": [4.0, float("nan"), 2.0, 10.0, 20.0]},
+        "wrong_type": {"nodes_featureids": [0.5] * 8},
+        "shared_numbers": {"nodes_treeids": [0] * 8},
+    }
+    for name, change in hostile.items():
+        attributes = trees | regressor | change
+        save(f"trees_{name}", [helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], **attributes, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [N, 1])], opsets=ml_opset, check=False)
+    attributes = trees | classifier | {"class_ids": [0, 1, 2, 0, 3]}
+    save("trees_huge_class", [helper.make_node("TreeEnsembleClassifier", ["x"], ["label", "scores"], **attributes, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("label", text, [N]), tensor("scores", FLOAT, [N, 3])], opsets=ml_opset, check=False)
+    # A tree whose root does not exist, in the newer operator.
+    attributes = {
+        "n_targets": 1, "tree_roots": [5], "nodes_featureids": [0], "nodes_modes": numpy_helper.from_array(np.zeros(1, np.uint8)),
+        "nodes_splits": numpy_helper.from_array(np.ones(1, np.float32)), "nodes_truenodeids": [0], "nodes_trueleafs": [1],
+        "nodes_falsenodeids": [1], "nodes_falseleafs": [1], "leaf_targetids": [0, 0], "leaf_weights": numpy_helper.from_array(np.ones(2, np.float32)),
+    }  # fmt: skip
+    save("trees_missing_root", [helper.make_node("TreeEnsemble", ["x"], ["y"], **attributes, **ml)], [tensor("x", FLOAT, [N, 2])], [tensor("y", FLOAT, [N, 1])], opsets=(("", 17), ("ai.onnx.ml", 5)), check=False)
 
 
 if __name__ == "__main__":

@@ -39,3 +39,17 @@ RESET pg_predict.isolation;
 SELECT attempt($$SELECT predict.create_model('cycle', model('trees_cycle'))$$);
 SELECT attempt($$SELECT predict.create_model('bad', model('trees'), '{"trees": "fast"}')$$);
 SELECT attempt($$SELECT predict('trees', ARRAY[1]::real[])$$);
+
+-- Trees that are wrong are refused, or ONNX Runtime decides, in a process of its own. The backend survives each one.
+CREATE TABLE wrong (pid int, name text, said text);
+INSERT INTO wrong
+SELECT pg_backend_pid(), name, (SELECT string_agg(a, ' ') FROM attempt(format('SELECT predict.create_model(%1$L, model(%1$L))', 'trees_' || name)) a)
+FROM unnest('{missing_child,huge_child,two_parents,huge_feature,negative_count,huge_count,short,target_out_of_range,nan_weight,wrong_type,
+              shared_numbers,huge_class,missing_root}'::text[]) AS name;
+SELECT name, split_part(said, ':', 1) AS said, said ~ 'signal|process' AS crashed FROM wrong ORDER BY name;
+SELECT count(*) FILTER (WHERE pid = pg_backend_pid()) AS survived, count(*) FROM wrong;
+-- None of them is compiled, and what could be created answers or reports an error.
+SELECT name, metadata->'compiled_trees' AS compiled FROM predict.models WHERE name ^@ 'trees_' ORDER BY name;
+SELECT name, split_part((SELECT string_agg(a, ' ') FROM attempt(format('SELECT predict(%L, 1::real, 1::real)', name)) a), ':', 1) AS said
+FROM predict.models WHERE name ^@ 'trees_' ORDER BY name;
+SELECT predict('trees', 1::real, 1::real);

@@ -53,6 +53,13 @@ for my $participates ('on', 'off') {
 }
 is(stats('named', $counted), '4|40000|4000|0', 'four parallel queries: four calls, each row once');
 
+# A session belongs to the option `trees` too: the same file twice in one backend is two sessions.
+ask("SELECT predict.create_model_from_file('compiled', '$root/tests/models/trees.onnx'),
+        predict.create_model_from_file('left', '$root/tests/models/trees.onnx', '{\"trees\": \"onnxruntime\"}')");
+my $of_file = "SELECT predict.load_model('compiled'), predict.load_model('left'); SELECT model FROM predict.stat_sessions WHERE pid = pg_backend_pid() ORDER BY model";
+like(ask($of_file), qr/compiled\nleft$/, 'versions with different values of `trees` share no session');
+ask("SELECT predict.drop_model('compiled'), predict.drop_model('left')");
+
 # Rows that fail and are NULL; runs that fail; what said so last.
 ask("$serial SET client_min_messages = error; SELECT (predict_batch('lenient', CASE WHEN id % 100 = 0 THEN 99 ELSE k END))::float8[] FROM t");
 is(stats('lenient', "$counted, errors"), '1|10000|0|100|0', 'rows that fail are counted');

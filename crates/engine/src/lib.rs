@@ -29,3 +29,4 @@ pub mod validation;
 pub mod version;
 
 pub use error::{Error, Result};
+pub use trees::kernels::KERNEL_VARIABLE;

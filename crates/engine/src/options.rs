@@ -115,7 +115,7 @@ pub enum Batching {
 }
 
 /// What runs tree ensembles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trees {
     /// The kernels of the engine, if they can run the ensemble. The results are those of ONNX Runtime with one thread.

@@ -1,13 +1,16 @@
 //! Starts the program of the model process.
 //!
 //! The child has no descriptors except its standard ones, an empty environment apart from ONNX Runtime's telemetry
-//! switches, and its own process group. It is killed if its parent ends. It applies its own limits and its sandbox.
+//! switches and the variable that names the kernel for trees, and its own process group. It is killed if its parent
+//! ends. It applies its own limits and its sandbox.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use pg_predict_engine::KERNEL_VARIABLE;
 
 /// Starts the program with these arguments and standard descriptors.
 pub fn spawn(
@@ -26,6 +29,7 @@ pub fn spawn(
         // Both names of the variable, so that no build of ONNX Runtime sends telemetry.
         .env("ORT_DISABLE_TELEMETRY", "1")
         .env("ORT_TELEMETRY_DISABLED", "1")
+        .envs(std::env::var_os(KERNEL_VARIABLE).map(|kernel| (KERNEL_VARIABLE, kernel)))
         .current_dir(directory.unwrap_or(Path::new("/")))
         .stdin(stdin)
         .stdout(stdout)

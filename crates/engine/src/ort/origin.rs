@@ -8,6 +8,7 @@ use ort::operator::OperatorDomain;
 use ort::session::builder::SessionBuilder;
 
 use crate::error::Result;
+use crate::onnx::broadcasts::widened;
 use crate::onnx::categories::{self, Categories};
 use crate::options::{Options, Trees};
 use crate::ort::environment::{Config, load_error, prepare};
@@ -83,7 +84,8 @@ impl Origin<'_> {
         if let Some(Rewritten { model, ensembles }) = compiled {
             let trees = ensembles.len();
             prepare(config)?;
-            let ensembles = Ensembles::new(ensembles, Kernel::fastest());
+            let model = widened(&model).unwrap_or(model);
+            let ensembles = Ensembles::new(ensembles, Kernel::chosen());
             let origin = Origin::Trees(&model, self.external().to_vec(), tree_operator::domain(&ensembles)?);
             let opened = Session::open(&origin, config);
             ensembles.release();

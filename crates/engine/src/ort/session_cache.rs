@@ -9,6 +9,7 @@ use lru::LruCache;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::options::Trees;
 use crate::ort::session::Session;
 
 /// Identifies a session. Sessions with equal keys are interchangeable.
@@ -24,6 +25,8 @@ pub struct SessionKey {
     pub share_weights: bool,
     /// Whether the session is in a model process.
     pub isolated: bool,
+    /// What runs its tree ensembles.
+    pub trees: Trees,
 }
 
 /// A session that can be cached: in this process, or in another one.
@@ -168,7 +171,14 @@ mod tests {
     }
 
     fn key(n: u8) -> SessionKey {
-        SessionKey { hash: [n; 32], device: Device::Cpu, threads: 1, share_weights: false, isolated: false }
+        SessionKey {
+            hash: [n; 32],
+            device: Device::Cpu,
+            threads: 1,
+            share_weights: false,
+            isolated: false,
+            trees: Trees::Compiled,
+        }
     }
 
     #[test]

@@ -199,15 +199,15 @@ where
             Failure::OutOfMemory => failed("out of memory in a tree ensemble"),
         };
         let Some(labels) = &self.compiled.scoring.labels else {
-            let scores = output::<O>(context, 0, &[count, targets])?;
+            let scores = output::<O, 2>(context, 0, [count, targets])?;
             let done = self.runner.run(&self.compiled, rows, count, width, |row, values, _| {
                 write_scores(scores, row * targets, values);
             });
             return done.map_err(unable);
         };
-        let scores = output::<O>(context, 1, &[count, targets])?;
+        let scores = output::<O, 2>(context, 1, [count, targets])?;
         if self.texts.is_empty() {
-            let label = output::<i64>(context, 0, &[count])?;
+            let label = output::<i64, 1>(context, 0, [count])?;
             let scoring: &Scoring = &self.compiled.scoring;
             let done = self.runner.run(&self.compiled, rows, count, width, |row, values, positions| {
                 write_scores(scores, row * targets, values);
@@ -226,7 +226,7 @@ where
             places.extend(positions.iter().filter_map(text).map(|text| text.as_ptr()));
         });
         done.map_err(unable)?;
-        let dims = signed(&[count])?;
+        let dims = signed([count])?;
         // SAFETY: the first output of this operator is a text tensor, and ONNX Runtime rejects any number of texts other
         // than its number of elements. Each pointer is the beginning of a text in `self.texts`, which ends with a zero
         // byte.
@@ -254,9 +254,9 @@ fn checked(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 
-fn signed(dims: &[usize]) -> ort::Result<Vec<i64>> {
-    let dims = dims.iter().map(|n| i64::try_from(*n)).collect::<std::result::Result<_, _>>();
-    dims.map_err(|_| failed("an output of the tree ensemble is too large"))
+fn signed<const N: usize>(dims: [usize; N]) -> ort::Result<[i64; N]> {
+    let signed = dims.map(|n| i64::try_from(n).unwrap_or(-1));
+    if signed.contains(&-1) { Err(failed("an output of the tree ensemble is too large")) } else { Ok(signed) }
 }
 
 /// Returns the dimensions and the elements of the input, whose type is the one that the operator declares.
@@ -290,7 +290,7 @@ fn input<I>(context: &ComputeContext) -> ort::Result<(Dims, &[I])> {
 
 /// Creates an output, whose type is the one that the operator declares, and returns its elements.
 #[allow(clippy::mut_from_ref, reason = "the memory is that of the output, which is no part of the context")]
-fn output<'a, O>(context: &'a ComputeContext, position: usize, dims: &[usize]) -> ort::Result<&'a mut [O]> {
+fn output<O, const N: usize>(context: &ComputeContext, position: usize, dims: [usize; N]) -> ort::Result<&mut [O]> {
     let (shape, len) = (signed(dims)?, dims.iter().product());
     let mut data = ptr::null_mut();
     // SAFETY: `context` is the context of the run. ONNX Runtime creates a tensor of this shape, or returns an error.

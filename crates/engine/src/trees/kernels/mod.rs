@@ -31,6 +31,9 @@ const FEW: usize = 4;
 /// The most memory for the columns of a part, in bytes.
 const COLUMNS: usize = 256 << 10;
 
+/// The environment variable that names the kernel, for tests and benchmarks: `avx512`, `avx2` or `portable`.
+pub const KERNEL_VARIABLE: &str = "PG_PREDICT_TREE_KERNEL";
+
 /// The instructions that a kernel uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -64,9 +67,26 @@ impl Kernel {
         all
     }
 
-    /// Returns the fastest kernel that the processor can run.
-    pub(crate) fn fastest() -> Self {
-        Self::all().first().copied().unwrap_or(Self::Portable)
+    /// Returns the kernel that `KERNEL_VARIABLE` names, or the fastest one that the processor can run.
+    pub(crate) fn chosen() -> Self {
+        Self::named(std::env::var(KERNEL_VARIABLE).ok().as_deref())
+    }
+
+    /// Returns the kernel of this name. Without a name, or if the processor cannot run it, that is the fastest one.
+    pub(crate) fn named(name: Option<&str>) -> Self {
+        let all = Self::all();
+        let is_named = |kernel: &&Self| Some(kernel.name()) == name;
+        all.iter().find(is_named).or(all.first()).copied().unwrap_or(Self::Portable)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
     }
 
     /// Returns the limits up to which masks are faster than walks, as measured.

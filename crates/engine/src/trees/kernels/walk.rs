@@ -29,10 +29,18 @@ pub(super) fn exits<T: Number>(part: &Part<'_, T>, block: usize, root: u32, test
 #[inline(never)]
 pub(super) fn add_few<T: Number>(part: &mut Part<'_, T>) {
     let compiled = part.compiled;
+    if let [tree] = compiled.trees.as_slice() {
+        for row in 0..part.rows {
+            let mut at = [tree.root];
+            walk(part, compiled.tests, &mut at, &[row * part.width]);
+            portable::add_weights_of_row(part, row, tree.weights, compiled.stop_leaves[index(at[0])]);
+        }
+        return;
+    }
     for row in 0..part.rows {
         for trees in compiled.trees.chunks(TOGETHER) {
             // Lanes beyond the last tree repeat it.
-            let mut at = std::array::from_fn(|i| trees[i.min(trees.len() - 1)].root);
+            let mut at: [u32; TOGETHER] = std::array::from_fn(|i| trees[i.min(trees.len() - 1)].root);
             walk(part, compiled.tests, &mut at, &[row * part.width; TOGETHER]);
             for (tree, at) in trees.iter().zip(at) {
                 portable::add_weights_of_row(part, row, tree.weights, compiled.stop_leaves[index(at)]);
@@ -43,7 +51,7 @@ pub(super) fn add_few<T: Number>(part: &mut Part<'_, T>) {
 
 /// Walks from stops to leaves. `row` has the position of the first value of each walk's row.
 #[inline(always)]
-fn walk<T: Number>(part: &Part<'_, T>, tests: Tests, at: &mut [u32; TOGETHER], row: &[usize; TOGETHER]) {
+fn walk<T: Number, const N: usize>(part: &Part<'_, T>, tests: Tests, at: &mut [u32; N], row: &[usize; N]) {
     // Comparisons with the threshold of a leaf, which is NaN, are false.
     let nan = |stop: &Stop<T>, x: T| is_nan(x) & (stop.feature & NAN_IS_FIRST != 0);
     match tests {
@@ -66,15 +74,15 @@ fn is_nan<T: Number>(x: T) -> bool {
 }
 
 #[inline(always)]
-fn walk_by<T: Number>(
+fn walk_by<T: Number, const N: usize>(
     part: &Part<'_, T>,
-    at: &mut [u32; TOGETHER],
-    row: &[usize; TOGETHER],
+    at: &mut [u32; N],
+    row: &[usize; N],
     is_first: impl Fn(&Stop<T>, T) -> bool,
 ) {
     loop {
         let mut moved = 0;
-        for i in 0..TOGETHER {
+        for i in 0..N {
             // SAFETY: `Compiled::walk` makes every root and every `second` a position of `stops`. The node after a
             // split is its first child, which exists.
             let stop = unsafe { part.compiled.stops.get_unchecked(index(at[i])) };

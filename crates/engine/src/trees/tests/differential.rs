@@ -82,6 +82,16 @@ fn compare(seed: u64, count: usize, rows: usize) -> usize {
 }
 
 #[test]
+fn a_kernel_can_be_named_and_the_fastest_is_the_default() {
+    let all = Kernel::all();
+    assert_eq!(Kernel::named(None), all[0]);
+    assert_eq!(Kernel::named(Some("unknown")), all[0]);
+    assert_eq!(Kernel::named(Some("portable")), Kernel::Portable);
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!(Kernel::named(Some("avx2")) == Kernel::Avx2, all.contains(&Kernel::Avx2));
+}
+
+#[test]
 fn random_ensembles_give_the_bits_of_onnx_runtime_on_every_kernel() {
     assert!(compare(1, 150, 200) > 75);
 }
