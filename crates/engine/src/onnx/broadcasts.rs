@@ -127,7 +127,11 @@ pub(crate) fn widened(model: &[u8]) -> Option<Vec<u8>> {
 fn node(bytes: &[u8]) -> Option<Node<'_>> {
     let fields = fields(bytes)?;
     // The operators of ai.onnx.ml have no subgraphs, and trees have attributes with millions of values.
-    let domain = only(&fields, number::DOMAIN).unwrap_or_default();
+    let mut domains = fields.iter().filter(|f| f.number == number::DOMAIN).map(|f| f.content);
+    let domain = domains.next().unwrap_or_default();
+    if domains.next().is_some() {
+        return None;
+    }
     let may_have_subgraph = domain != b"ai.onnx.ml";
     let has_subgraph = |attribute: &wire::Field<'_>| {
         wire::fields(attribute.content).is_none_or(|f| f.iter().any(|f| number::SUBGRAPHS.contains(&f.number)))
