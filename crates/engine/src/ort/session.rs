@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::value::{Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{Tensor, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
 use crate::device::Device;
@@ -293,8 +293,7 @@ fn pinned_memory(card: i32) -> ort::Result<MemoryInfo<'static>> {
     MemoryInfo::new(AllocationDevice::CUDA_PINNED, card, AllocatorType::Device, MemoryType::CPUOutput)
 }
 
-/// Runs the model on a GPU. Inputs go there from the batch, without a copy in between. Wanted outputs arrive in memory of
-/// the kind `place`; other outputs are not transferred.
+/// Runs the model on a GPU. Wanted outputs arrive in memory of the kind `place`; other outputs are not transferred.
 fn infer_bound(
     session: &mut ort::session::Session,
     place: &MemoryInfo<'_>,
@@ -318,9 +317,14 @@ fn infer_bound(
     for (feed, (column, from)) in feeds.iter().zip(encoded) {
         macro_rules! bind {
             ($v:expr) => {{
-                let data = &$v[*from..*from + feed.len];
-                let tensor = TensorRef::from_array_view((feed.shape.clone(), data)).map_err(failed)?;
-                binding.bind_input(feed.name, &*tensor).map_err(failed)?;
+                // A binding keeps what it is given, and does not take what is borrowed from the batch.
+                let mut data = Vec::new();
+                let bytes = std::mem::size_of_val(&$v[*from..*from + feed.len]);
+                let full = |_| Error::OutOfMemory { what: "an input".into(), bytes };
+                data.try_reserve_exact(feed.len).map_err(full)?;
+                data.extend_from_slice(&$v[*from..*from + feed.len]);
+                let tensor = Tensor::from_array((feed.shape.clone(), data)).map_err(failed)?;
+                binding.bind_input(feed.name, &tensor).map_err(failed)?;
             }};
         }
         match &**column {
