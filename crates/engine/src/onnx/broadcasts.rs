@@ -92,8 +92,8 @@ pub(crate) fn widened(model: &[u8]) -> Option<Vec<u8>> {
         let has_two = |name: &&[u8]| two_dimensions.contains(name);
         let shape = node.inputs.get(1).and_then(|name| constants.get(name));
         let is_combination = BROADCASTING.contains(&node.operator)
-            && node.inputs.iter().any(|name| has_two(&name))
-            && node.inputs.iter().all(|name| has_two(&name) || is_single(name));
+            && node.inputs.iter().any(|name| has_two(name))
+            && node.inputs.iter().all(|name| has_two(name) || is_single(name));
         let result_has_two = is_combination
             || TWO_DIMENSIONS.contains(&node.operator)
             || (node.operator == b"Reshape" && shape.is_some_and(|dims| dims == &[2]))
