@@ -64,7 +64,7 @@ test-miri: setup ## the kernels of trees under Miri, which needs a nightly toolc
 trees: setup ## compiled tree ensembles against ONNX Runtime, at length: ENSEMBLES=300 ROWS=1000000 SEED=1
 	@ENSEMBLES=$(or $(ENSEMBLES),300) ROWS=$(or $(ROWS),1000000) SEED=$(or $(SEED),1) scripts/engine.sh many_random_ensembles -- --ignored --nocapture
 
-trees-hostile: setup ## a tree of 24 million nodes, which takes 4 GB of memory
+trees-hostile: setup ## a tree of 24 million nodes, which takes 2.5 GB of memory
 	@scripts/engine.sh tens_of_millions_of_nodes -- --ignored --nocapture
 
 trees-speed: setup ## ns per row of the tree ensembles in MODELS (files, separated by colons), against ONNX Runtime

@@ -299,7 +299,7 @@ fn what_trees_share_is_left_to_onnx_runtime() {
 }
 
 #[test]
-#[ignore = "takes 4 GB of memory: `make trees-hostile`"]
+#[ignore = "takes 2.5 GB of memory: `make trees-hostile`"]
 fn tens_of_millions_of_nodes_of_one_tree_take_bounded_time() {
     // A chain of splits, each with a leaf: 12 million splits and as many leaves.
     let n = 12_000_000_i64;

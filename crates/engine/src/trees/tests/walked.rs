@@ -11,8 +11,8 @@ use crate::trees::tests::generated::{Dice, generated};
 
 /// Miri takes minutes for what a processor does in a second.
 const ENSEMBLES: u64 = if cfg!(miri) { 30 } else { 400 };
-const ROWS: usize = if cfg!(miri) { 19 } else { 70 };
-const MOST_SPLITS: usize = if cfg!(miri) { 60 } else { usize::MAX };
+const ROWS: usize = if cfg!(miri) { 6 } else { 70 };
+const MOST_SPLITS: usize = if cfg!(miri) { 60 } else { 1 << 20 };
 
 /// Returns the leaf that a row reaches, counted from the first leaf of the tree.
 fn leaf<T: Computed>(splits: &[Split], row: &[T]) -> usize {
