@@ -68,8 +68,16 @@ fn measure_mode(address: &Address, workload: &Workload, runs: usize, settings: &
     Ok(Mode { private: private.into(), ns_per_row: times.into() })
 }
 
+/// Private memory of a backend and of its model process in MB.
+fn private(backend: u32) -> Result<f64> {
+    let file = format!("/proc/{backend}/task/{backend}/children");
+    let children = std::fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
+    let children = children.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    children.into_iter().chain([backend]).map(private_of).sum()
+}
+
 /// Private memory of a process in MB.
-fn private(pid: u32) -> Result<f64> {
+fn private_of(pid: u32) -> Result<f64> {
     let file = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
     let kib: f64 = text
