@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use crate::onnx::wire::{self, edited, fields, only, put_number};
-use crate::trees::rewriting::DOMAIN as TREES;
 
 /// The field numbers of `GraphProto`, `NodeProto`, `AttributeProto` and `TensorProto`.
 mod number {
@@ -63,8 +62,8 @@ struct Node<'a> {
 }
 
 /// Returns the model with two dimensions for each one-element constant that is only combined with tensors of two
-/// dimensions. Returns `None` if there is no such constant.
-pub(crate) fn widened(model: &[u8]) -> Option<Vec<u8>> {
+/// dimensions. Returns `None` if there is no such constant. `trees` is the domain of the compiled trees.
+pub(crate) fn widened(model: &[u8], trees: &str) -> Option<Vec<u8>> {
     let outer = fields(model)?;
     let graph = fields(only(&outer, number::GRAPH)?)?;
     let mut constants: HashMap<&[u8], Vec<u64>> = HashMap::new();
@@ -82,7 +81,7 @@ pub(crate) fn widened(model: &[u8]) -> Option<Vec<u8>> {
             number::INPUT | number::OUTPUT => {
                 outside.insert(only(&fields(field.content)?, number::VALUE_NAME)?);
             }
-            number::NODE => nodes.push(node(field.content)?),
+            number::NODE => nodes.push(node(field.content, trees)?),
             _ => {}
         }
     }
@@ -124,7 +123,7 @@ pub(crate) fn widened(model: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads a node. Returns `None` if it has a subgraph, which may use constants of the graph.
-fn node(bytes: &[u8]) -> Option<Node<'_>> {
+fn node<'a>(bytes: &'a [u8], trees: &str) -> Option<Node<'a>> {
     let fields = fields(bytes)?;
     // The operators of ai.onnx.ml have no subgraphs, and trees have attributes with millions of values.
     let mut domains = fields.iter().filter(|f| f.number == number::DOMAIN).map(|f| f.content);
@@ -141,7 +140,7 @@ fn node(bytes: &[u8]) -> Option<Node<'_>> {
     }
     let all = |of: u32| fields.iter().filter(|f| f.number == of).map(|f| f.content).collect();
     // An operator of another domain may have the name of one of ONNX, and mean something else.
-    let is_known = [b"" as &[u8], b"ai.onnx", b"ai.onnx.ml", TREES.as_bytes()].contains(&domain);
+    let is_known = [b"" as &[u8], b"ai.onnx", b"ai.onnx.ml", trees.as_bytes()].contains(&domain);
     Some(Node {
         operator: if is_known { only(&fields, number::OPERATOR)? } else { b"" },
         inputs: all(number::NODE_INPUT),
@@ -196,7 +195,7 @@ mod tests {
     fn dims_after(graph: &[u8]) -> Option<HashMap<String, Vec<u64>>> {
         let mut model = Vec::new();
         put(number::GRAPH, graph, &mut model);
-        let model = widened(&model)?;
+        let model = widened(&model, "trees")?;
         let outer = fields(&model).unwrap();
         let graph = fields(only(&outer, number::GRAPH).unwrap()).unwrap();
         let tensors = graph.iter().filter(|f| f.number == number::INITIALIZER).map(|f| fields(f.content).unwrap());

@@ -84,7 +84,7 @@ impl Origin<'_> {
         if let Some(Rewritten { model, ensembles }) = compiled {
             let trees = ensembles.len();
             prepare(config)?;
-            let model = widened(&model).unwrap_or(model);
+            let model = widened(&model, rewriting::DOMAIN).unwrap_or(model);
             let ensembles = Ensembles::new(ensembles, Kernel::chosen());
             let origin = Origin::Trees(&model, self.external().to_vec(), tree_operator::domain(&ensembles)?);
             let opened = Session::open(&origin, config);
