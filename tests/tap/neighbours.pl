@@ -26,6 +26,11 @@ like($single, qr/^1000\|/m, 'the query gives its rows');
 my $cast = "SELECT (predict_batch('named', r))::real[] FROM whole r";
 my $cast_single = $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $cast");
 like($cast_single, qr/^\{(?:[^,]+,){999}[^,]+\}$/, 'the cast gives an element for each row');
+# Rows that an outer join leaves out, that are NULL, in groups, and none at all.
+my %rows = map { my $sql = "SELECT (predict_batch('named', r))::real[] FROM $_"; $sql => $node->safe_psql('postgres', "SET pg_predict.enable_batch_scan = off; $sql") }
+    't LEFT JOIN whole r ON r.id = t.id AND r.id < 3 WHERE t.id < 6', '(SELECT NULL::whole AS r FROM t WHERE id < 4) s',
+    'whole r WHERE r.id < 9 GROUP BY r.id % 3 ORDER BY r.id % 3', 'whole r WHERE false';
+like(join(' ', sort values %rows), qr/\{[^}]*NULL,NULL,NULL\}/, 'rows that are left out are NULL');
 
 for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict', 'pg_predict,auto_explain,pg_stat_statements',
     'pg_stat_statements,pg_predict,auto_explain')
@@ -39,6 +44,7 @@ for my $libraries ('', 'pg_predict', 'pg_stat_statements,auto_explain,pg_predict
     like($node->safe_psql('postgres', "EXPLAIN (VERBOSE, COSTS OFF) $cast"),
         qr/predict_batch_columns/, "$name: the first statement reads the columns of whole rows");
     is($node->safe_psql('postgres', $cast), $cast_single, "$name: and gives the same array");
+    is($node->safe_psql('postgres', $_), $rows{$_}, "$name: $_") for sort keys %rows;
     like(
         $node->safe_psql('postgres', "PREPARE p AS $query; SET plan_cache_mode = force_generic_plan; EXPLAIN (COSTS OFF) EXECUTE p;"),
         qr/Custom Scan \(BatchPredict\)/, "$name: so has a prepared statement");
