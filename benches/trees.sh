@@ -25,10 +25,16 @@ export PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 (cd "$ROOT" && cargo build --release --package pg_predict_engine --example score_rows)
 export ORT_LIBRARY=$library SCORE_ROWS=$TARGET/release/examples/score_rows
 
-# Two servers, because the kernel is chosen by the environment of the server.
+# Two servers, because the kernel is chosen by the environment of the server. A processor without AVX-512 would take another
+# kernel without a word.
+kernels=(avx512 avx2)
+grep -qw avx512bw /proc/cpuinfo || kernels=(avx2 portable)
 settings=(-c shared_preload_libraries=pg_predict -c shared_buffers=512MB -c jit=off -c max_parallel_workers_per_gather=0
     -c autovacuum=off -c synchronize_seqscans=off)
-start() { PG_PREDICT_TREE_KERNEL=$1 "$ROOT/scripts/cluster.sh" run -e "${settings[@]}" "${@:2}"; }
-start avx2 bash -c 'export AVX2_HOST=$PGHOST && exec "$@"' run \
-    env PG_PREDICT_TREE_KERNEL=avx512 "$ROOT/scripts/cluster.sh" run -e "${settings[@]}" \
-    bash -c 'export AVX512_HOST=$PGHOST && unset PG_PREDICT_TREE_KERNEL && exec "$@"' run "$python" "$HERE/trees/trees.py" "$out/models" "$out" "$@"
+command=("$python" "$HERE/trees/trees.py" "$out/models" "$out" "$@")
+for kernel in "${kernels[1]}" "${kernels[0]}"; do
+    # shellcheck disable=SC2016
+    command=(env PG_PREDICT_TREE_KERNEL="$kernel" "$ROOT/scripts/cluster.sh" run -e "${settings[@]}"
+        bash -c 'export TREE_SERVERS="${TREE_SERVERS:-} $PG_PREDICT_TREE_KERNEL=$PGHOST" && unset PG_PREDICT_TREE_KERNEL && exec "$@"' run "${command[@]}")
+done
+"${command[@]}"

@@ -43,7 +43,9 @@ ROWS_LIMIT = int(os.environ.get("ROWS", "0"))
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 TOLERANCE = 1e-4
 ROWS_PER_OTHER_LEAF = 5_000
-KERNELS = ("avx512", "avx2")
+# The kernels to measure, the fastest first, and the host of each one's server: KERNEL=HOST.
+SERVERS = dict(server.split("=") for server in os.environ["TREE_SERVERS"].split())
+KERNELS = tuple(SERVERS)
 # A contender that takes longer for a run has fewer rounds.
 SLOW_SECONDS, SLOW_ROUNDS = 4.0, 3
 # The batch of score_rows, which is the one that validation chooses for these models.
@@ -341,12 +343,9 @@ def page(results: list[dict], head: list[str]) -> str:
 def main() -> None:
     folder, out, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     user, database = os.environ["PGUSER"], os.environ["PGDATABASE"]
-    servers = {
-        "avx512": Server(os.environ["AVX512_HOST"], 5432, user, database),
-        "avx2": Server(os.environ["AVX2_HOST"], 5432, user, database),
-    }
+    servers = {kernel: Server(host, 5432, user, database) for kernel, host in SERVERS.items()}
     results = []
-    with servers["avx512"].connect() as connection:
+    with servers[KERNELS[0]].connect() as connection:
         version = connection.execute("SHOW server_version").fetchone()[0]
     for model in MODELS:
         if names and model.name not in names:

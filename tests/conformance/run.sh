@@ -21,5 +21,14 @@ if [ $# -eq 0 ]; then
         "$TARGET/venv/bin/python" "$HERE/dependence.py"
 fi
 # One of the cases folds text with the locale en_US.UTF-8; the server's locale is its own.
-"$ROOT/scripts/cluster.sh" run -e -c shared_buffers=256MB \
-    "$TARGET/venv/bin/python" "$HERE/run.py" "$TARGET/packages/onnx" "$@"
+cases() {
+    "$ROOT/scripts/cluster.sh" run -e -c shared_buffers=256MB "$TARGET/venv/bin/python" "$HERE/run.py" "$TARGET/packages/onnx" "$@"
+}
+cases "$@"
+# Tree ensembles on each kernel that the processor can run. The fastest was used above.
+if [ $# -eq 0 ]; then
+    for kernel in avx2 portable; do
+        say "tree ensembles on the kernel $kernel"
+        PG_PREDICT_TREE_KERNEL=$kernel cases tree_ensemble
+    done
+fi

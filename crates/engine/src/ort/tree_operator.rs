@@ -168,7 +168,7 @@ where
         if ensemble.double.is_some_and(|double| double != is_double) {
             return Err(failed("the tree ensemble has another type than its input"));
         }
-        let compiled = Compiled::of(ensemble, kernel.limits()).map_err(|unfit| match unfit {
+        let compiled = Compiled::of(ensemble).map_err(|unfit| match unfit {
             Unfit::Left(reason) | Unfit::Refused(reason) => failed(reason),
         })?;
         let texts = match &compiled.scoring.labels {

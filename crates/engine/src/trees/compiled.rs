@@ -1,36 +1,35 @@
 //! Lays the trees of an ensemble out for the kernels. Each tree takes one of two forms.
 //!
-//! **Masks**, after QuickScorer (Lucchese et al., SIGIR 2015): a word has a bit for each of 32 leaves, and a row starts
-//! with all bits set. A split whose first child the row does not take clears the bits of the leaves below that child.
-//! The lowest bit that is left is the row's leaf. Splits may be tested in any order and without branches, for many rows
-//! at once. A tree with more leaves has several words, and a split is tested once for each word that it clears bits of.
+//! **Cuts**: every row starts at the first leaf, and goes through all splits in preorder. A row that is at the first leaf
+//! below a split and takes its second child moves on to the first leaf of that child. At the end it is at its leaf. All
+//! that is compared is bytes, so that one instruction does it for many rows, without branches.
 //!
 //! **Walk**: from node to node. The work grows with the depth and not with the number of leaves, so it is the form of
-//! large trees, and of all trees if there are only few rows.
+//! trees whose leaves a byte cannot count, and of all trees if there are only few rows.
 
-use crate::trees::Unfit;
 use crate::trees::ensemble::{Ensemble, Scored, Scoring, Weight};
-use crate::trees::forest::{Comparison, Forest, Split, Test, Tree};
+use crate::trees::forest::{Comparison, Forest, Split, Tree};
 use crate::trees::number::Number;
+use crate::trees::ranks::{Place, Ranks};
+use crate::trees::{Unfit, index};
 
-/// The number of leaves of a mask's word.
-pub(crate) const WORD: usize = 32;
+/// The most leaves of a tree that has cuts.
+pub(crate) const LEAVES: usize = 1 << u8::BITS;
 
-/// A test of a row's feature. If the row takes the second child, the mask's zero bits are cleared.
+/// The values of the leaves of a tree with cuts are padded to a multiple of this number, up to `LOOKED_UP` leaves.
+pub(crate) const PADDING: usize = 32;
+
+/// The most leaves whose values kernels look up in registers.
+pub(crate) const LOOKED_UP: usize = 64;
+
+/// A test of a row that is at leaf `first`. If its rank is greater than the bound, it moves on to leaf `end`.
 #[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Cut<T> {
-    pub(crate) threshold: T,
-    pub(crate) mask: u32,
-    /// The position among the compiled features.
-    pub(crate) feature: u32,
-}
-
-/// Consecutive cuts with the same test.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stretch {
-    pub(crate) test: Test,
-    pub(crate) cuts: (u32, u32),
+pub(crate) struct Cut {
+    /// The column of ranks.
+    pub(crate) column: u32,
+    pub(crate) bound: i8,
+    pub(crate) first: u8,
+    pub(crate) end: u8,
 }
 
 /// A node of a tree in the form of a walk. A leaf leads to itself.
@@ -59,8 +58,8 @@ pub(crate) const FEATURE: u32 = EQUAL_IS_FIRST - 1;
 pub(crate) enum Form {
     /// The tree has one leaf.
     Leaf,
-    /// The position of the first word, and the number of words.
-    Masks { first: u32, words: u32 },
+    /// The positions of the cuts, and the number of leaves.
+    Cuts { cuts: (u32, u32), leaves: u32 },
     /// From the tree's root.
     Walk(Tests),
 }
@@ -101,12 +100,9 @@ pub(crate) struct CompiledTree {
 pub(crate) struct Compiled<T> {
     pub(crate) scoring: Scoring,
     pub(crate) trees: Vec<CompiledTree>,
-    /// The features of the input that masks test.
-    pub(crate) features: Vec<u32>,
-    /// The stretches of each word: from this position up to the next word's.
-    pub(crate) words: Vec<u32>,
-    pub(crate) stretches: Vec<Stretch>,
-    pub(crate) cuts: Vec<Cut<T>>,
+    /// The ranks that cuts test.
+    pub(crate) ranks: Ranks<T>,
+    pub(crate) cuts: Vec<Cut>,
     pub(crate) stops: Vec<Stop<T>>,
     /// The leaf that each stop is.
     pub(crate) stop_leaves: Vec<u32>,
@@ -123,23 +119,15 @@ pub(crate) struct Compiled<T> {
     pub(crate) tests: Tests,
 }
 
-/// What a kernel is good at.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// The most cuts of a tree that are faster than a walk.
-    pub(crate) cuts: usize,
-}
-
 impl<T: Number> Compiled<T> {
     /// Compiles an ensemble.
-    pub(crate) fn of(ensemble: &Ensemble, limits: Limits) -> Result<Self, Unfit> {
+    pub(crate) fn of(ensemble: &Ensemble) -> Result<Self, Unfit> {
         let forest = &ensemble.forest;
+        let with_cuts = forest.trees.iter().filter(|tree| has_cuts(tree));
         let mut compiled = Self {
+            ranks: Ranks::of(with_cuts.flat_map(|tree| forest.splits_of(tree)))?,
             scoring: ensemble.scoring.clone(),
             trees: Vec::with_capacity(forest.trees.len()),
-            features: Vec::new(),
-            words: Vec::new(),
-            stretches: Vec::new(),
             cuts: Vec::new(),
             stops: Vec::new(),
             stop_leaves: Vec::new(),
@@ -151,58 +139,33 @@ impl<T: Number> Compiled<T> {
             has_walks: false,
             tests: Tests::of(&forest.splits),
         };
-        let mut dense = Dense::default();
         for tree in &forest.trees {
-            let form = compiled.form(forest, tree, limits, &mut dense)?;
+            let form = compiled.form(forest, tree)?;
             let root = compiled.walk(forest.splits_of(tree))?;
             let weights = compiled.weights(ensemble, tree)?;
             compiled.trees.push(CompiledTree { form, root, weights });
         }
-        compiled.words.push(position(compiled.stretches.len())?);
         compiled.starts.push(position(compiled.any.len())?);
-        compiled.features = dense.features;
         Ok(compiled)
     }
 
-    fn form(&mut self, forest: &Forest, tree: &Tree, limits: Limits, dense: &mut Dense) -> Result<Form, Unfit> {
+    fn form(&mut self, forest: &Forest, tree: &Tree) -> Result<Form, Unfit> {
         let splits = forest.splits_of(tree);
         if splits.is_empty() {
             return Ok(Form::Leaf);
         }
-        let cuts = splits.iter().fold(0_usize, |n, split| n.saturating_add(words_of(split).count()));
-        if cuts > limits.cuts {
+        if !has_cuts(tree) {
             self.has_walks = true;
             return Ok(Form::Walk(Tests::of(splits)));
         }
-        self.masks(splits, dense)
-    }
-
-    fn masks(&mut self, splits: &[Split], dense: &mut Dense) -> Result<Form, Unfit> {
-        let words = (splits.len() + 1).div_ceil(WORD);
-        let mut cuts = Vec::with_capacity(splits.len());
+        let start = position(self.cuts.len())?;
         for split in splits {
-            let feature = dense.position(split.feature)?;
-            for word in words_of(split) {
-                let offset = word * WORD;
-                let clears = bits_below(index(split.end), offset) & !bits_below(index(split.first), offset);
-                let threshold = T::of_double(split.threshold);
-                cuts.push((word, split.test, Cut { threshold, mask: !clears, feature }));
-            }
+            let leaf = |leaf| u8::try_from(leaf).map_err(|_| Unfit::Left("too many leaves"));
+            let (first, end) = (leaf(split.first)?, leaf(split.end)?);
+            let cut = |Place { column, bound }| Cut { column, bound, first, end };
+            self.cuts.extend(self.ranks.places(split).map(cut));
         }
-        cuts.sort_by_key(|(word, test, cut)| (*word, *test, cut.feature));
-        let first = position(self.words.len())?;
-        let mut rest = cuts.as_slice();
-        for word in 0..words {
-            self.words.push(position(self.stretches.len())?);
-            while let Some((_, test, _)) = rest.first().filter(|(of, ..)| *of == word) {
-                let length = rest.iter().take_while(|(of, other, _)| *of == word && other == test).count();
-                let start = position(self.cuts.len())?;
-                self.cuts.extend(rest[..length].iter().map(|(.., cut)| *cut));
-                self.stretches.push(Stretch { test: *test, cuts: (start, position(self.cuts.len())?) });
-                rest = &rest[length..];
-            }
-        }
-        Ok(Form::Masks { first, words: position(words)? })
+        Ok(Form::Cuts { cuts: (start, position(self.cuts.len())?), leaves: position(tree.leaves.len())? })
     }
 
     /// Lays out the nodes of a tree. Returns the position of the root.
@@ -259,8 +222,8 @@ impl<T: Number> Compiled<T> {
             return Ok(LeafWeights::Any { first });
         }
         let values = position(self.values.len())?;
-        // The kernels read the values of whole words.
-        let stride = leaves.len().next_multiple_of(if leaves.len() <= 2 * WORD { WORD } else { 1 });
+        // The kernels read the padding too.
+        let stride = leaves.len().next_multiple_of(if leaves.len() <= LOOKED_UP { PADDING } else { 1 });
         for (i, _) in pattern.iter().enumerate() {
             self.values.extend(leaves.iter().map(|leaf| T::of_double(of(leaf)[i].value)));
             self.values.resize(self.values.len() + stride - leaves.len(), T::ZERO);
@@ -297,43 +260,12 @@ impl Tests {
     }
 }
 
-/// The features that masks test, and the position of each.
-#[derive(Default)]
-struct Dense {
-    features: Vec<u32>,
-    positions: std::collections::HashMap<u32, u32, foldhash::fast::FixedState>,
-}
-
-impl Dense {
-    fn position(&mut self, feature: u32) -> Result<u32, Unfit> {
-        let next = position(self.features.len())?;
-        Ok(*self.positions.entry(feature).or_insert_with(|| {
-            self.features.push(feature);
-            next
-        }))
-    }
-}
-
-/// Returns the words that have leaves below the first child of a split.
-fn words_of(split: &Split) -> std::ops::Range<usize> {
-    index(split.first) / WORD..index(split.end).div_ceil(WORD)
-}
-
-/// Returns a word whose first leaf is `offset`, with the bits of the leaves before `end` set.
-fn bits_below(end: usize, offset: usize) -> u32 {
-    match end.saturating_sub(offset) {
-        bits @ 0..WORD => (1 << bits) - 1,
-        _ => u32::MAX,
-    }
+/// Whether a tree has the form of cuts, or is a leaf.
+fn has_cuts(tree: &Tree) -> bool {
+    tree.leaves.len() <= LEAVES
 }
 
 fn position(n: usize) -> Result<u32, Unfit> {
     // The highest bit stays free, so that a position is an `i32` too, which is what gathers take.
     u32::try_from(n).ok().filter(|n| *n < 1 << 31).ok_or(Unfit::Left("too many nodes"))
-}
-
-/// Returns a position as an index.
-#[inline(always)]
-pub(crate) fn index(position: u32) -> usize {
-    position as usize
 }

@@ -11,6 +11,7 @@ pub(crate) mod forest;
 pub(crate) mod kernels;
 pub(crate) mod node_places;
 pub(crate) mod number;
+pub(crate) mod ranks;
 pub(crate) mod rewriting;
 pub(crate) mod scores;
 #[cfg(test)]
@@ -23,4 +24,10 @@ pub(crate) enum Unfit {
     Left(&'static str),
     /// ONNX Runtime must not see it either.
     Refused(&'static str),
+}
+
+/// Returns a position as an index.
+#[inline(always)]
+fn index(position: u32) -> usize {
+    position as usize
 }

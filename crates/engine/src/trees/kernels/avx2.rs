@@ -1,147 +1,122 @@
-//! The kernels for AVX2: 8 rows in a register, and up to four registers at once.
+//! The kernels for AVX2: 32 rows in a register, and up to eight registers at once.
 
 use std::arch::x86_64::*;
 
-use crate::trees::compiled::{Compiled, Form, LeafWeights, Stretch, index};
+use crate::trees::compiled::Cut;
 use crate::trees::ensemble::Aggregate;
-use crate::trees::forest::Comparison;
-use crate::trees::kernels::{LANES, Part, portable, walk};
+use crate::trees::kernels::{Addition, GROUP, RanksOfRows, portable};
+use crate::trees::ranks::{Beyond, NODE, Ranks, Rows};
 
-/// The rows of a register.
-const ROWS: usize = 8;
+/// The rows of a register of bytes.
+const ROWS: usize = 32;
 
-/// Adds the weights of all trees to the sums.
-pub(super) fn add(part: &mut Part<'_, f32>) {
+/// The values of a register.
+const VALUES: usize = 8;
+
+/// The most leaves whose values are looked up in registers, as measured.
+const LOOKED_UP: u32 = 32;
+
+/// Writes the ranks of rows.
+pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+        of.fill(ranks, capacity, rows, |beyond, x, node| match beyond {
+            Beyond::Above => count::<_CMP_GT_OQ>(x, node),
+            Beyond::AtLeast => count::<_CMP_GE_OQ>(x, node),
+            Beyond::Below => count::<_CMP_LT_OQ>(x, node),
+        });
+    }
     // SAFETY: `Kernel::all` offers this kernel only if the processor has these instructions.
-    unsafe { add_trees(part) }
+    unsafe { fill(of, ranks, capacity, rows) }
 }
 
-/// Adds the weights of all trees of doubles to the sums.
-pub(super) fn add_doubles(part: &mut Part<'_, f64>) {
-    // SAFETY: `Kernel::all` offers this kernel only if the processor has these instructions.
-    unsafe { add_trees_of_doubles(part) }
+/// Counts the thresholds for which a comparison with a value holds.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn count<const COMPARISON: i32>(x: f32, node: &[f32; NODE]) -> u32 {
+    let x = _mm256_set1_ps(x);
+    // SAFETY: the node has the values of two registers.
+    let (low, high) = unsafe { (_mm256_loadu_ps(node.as_ptr()), _mm256_loadu_ps(node.as_ptr().add(VALUES))) };
+    let low = _mm256_movemask_ps(_mm256_cmp_ps::<COMPARISON>(x, low));
+    let high = _mm256_movemask_ps(_mm256_cmp_ps::<COMPARISON>(x, high));
+    low.count_ones() + high.count_ones()
 }
 
-#[target_feature(enable = "avx2,bmi1")]
-fn add_trees_of_doubles(part: &mut Part<'_, f64>) {
-    portable::add(part);
-}
-
-#[target_feature(enable = "avx2,bmi1")]
-fn add_trees(part: &mut Part<'_, f32>) {
-    let compiled = part.compiled;
-    let mut exits = [0; LANES];
-    for tree in &compiled.trees {
-        for block in 0..part.rows.div_ceil(LANES) {
-            match tree.form {
-                Form::Leaf => exits.fill(0),
-                Form::Masks { first, words } => match part.rows - block * LANES {
-                    1..=8 => masks::<1>(part, block, first, words, &mut exits),
-                    9..=16 => masks::<2>(part, block, first, words, &mut exits),
-                    _ => masks::<4>(part, block, first, words, &mut exits),
-                },
-                Form::Walk(tests) => {
-                    walk::exits(part, block, tree.root, tests, &mut exits);
-                }
-            }
-            match tree.weights {
-                LeafWeights::One { target, values } => add_values(part, block, index(target), index(values), &exits),
-                LeafWeights::Same { targets, count, values, stride } => {
-                    for (i, target) in compiled.targets[index(targets)..][..index(count)].iter().enumerate() {
-                        add_values(part, block, index(*target), index(values) + i * index(stride), &exits);
-                    }
-                }
-                LeafWeights::Any { .. } => portable::add_weights(part, block, tree.weights, &exits),
-            }
+/// Finds the leaves of rows.
+pub(super) fn leaves(cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves: &mut [u8; GROUP]) {
+    // SAFETY: as above.
+    unsafe {
+        match rows {
+            0..=32 => leaves_of::<1>(cuts, ranks, leaves),
+            33..=64 => leaves_of::<2>(cuts, ranks, leaves),
+            65..=128 => leaves_of::<4>(cuts, ranks, leaves),
+            129..=192 => leaves_of::<6>(cuts, ranks, leaves),
+            _ => leaves_of::<8>(cuts, ranks, leaves),
         }
     }
 }
 
-/// Finds the leaves of the rows of a block, `K` registers at a time.
-#[inline]
-#[target_feature(enable = "avx2,bmi1")]
-fn masks<const K: usize>(part: &Part<'_, f32>, block: usize, first: u32, words: u32, exits: &mut [u32; LANES]) {
-    let compiled = part.compiled;
-    let columns = &part.columns[block * compiled.features.len() * LANES..];
-    let rows = (part.rows - block * LANES).min(LANES);
-    for group in (0..rows).step_by(ROWS * K) {
-        let columns = &columns[group..];
-        let mut leaf = [_mm256_setzero_si256(); K];
-        // The lowest word with a bit counts, so it comes last.
-        for word in (0..words).rev() {
-            let mut mask = [_mm256_set1_epi32(-1); K];
-            let stretches = index(compiled.words[index(first + word)])..index(compiled.words[index(first + word) + 1]);
-            for stretch in &compiled.stretches[stretches] {
-                // The predicate is that of a row that takes the second child.
-                match (stretch.test.comparison, stretch.test.nan_is_first) {
-                    (Comparison::LessOrEqual, false) => clear::<_CMP_NLE_UQ, K>(compiled, stretch, columns, &mut mask),
-                    (Comparison::LessOrEqual, true) => clear::<_CMP_GT_OQ, K>(compiled, stretch, columns, &mut mask),
-                    (Comparison::Less, false) => clear::<_CMP_NLT_UQ, K>(compiled, stretch, columns, &mut mask),
-                    (Comparison::Less, true) => clear::<_CMP_GE_OQ, K>(compiled, stretch, columns, &mut mask),
-                    (Comparison::Equal, false) => clear::<_CMP_NEQ_UQ, K>(compiled, stretch, columns, &mut mask),
-                    (Comparison::Equal, true) => clear::<_CMP_NEQ_OQ, K>(compiled, stretch, columns, &mut mask),
-                }
-            }
-            // A power of two as a float has its logarithm as exponent, with an offset of 127.
-            let offset = _mm256_set1_epi32((32 * word).cast_signed() - 127);
-            for k in 0..K {
-                let lowest = _mm256_and_si256(mask[k], _mm256_sub_epi32(_mm256_setzero_si256(), mask[k]));
-                let float = _mm256_castps_si256(_mm256_cvtepi32_ps(lowest));
-                let exponent = _mm256_and_si256(_mm256_srli_epi32::<23>(float), _mm256_set1_epi32(0xff));
-                let position = _mm256_add_epi32(exponent, offset);
-                let is_empty = _mm256_cmpeq_epi32(mask[k], _mm256_setzero_si256());
-                leaf[k] = _mm256_blendv_epi8(position, leaf[k], is_empty);
-            }
+/// Finds the leaves of `K` registers of rows.
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn leaves_of<const K: usize>(cuts: &[Cut], ranks: &RanksOfRows<'_>, leaves: &mut [u8; GROUP]) {
+    let mut at = [_mm256_setzero_si256(); K];
+    for cut in cuts {
+        let bound = _mm256_set1_epi8(cut.bound);
+        let first = _mm256_set1_epi8(cut.first.cast_signed());
+        let end = _mm256_set1_epi8(cut.end.cast_signed());
+        for (k, at) in at.iter_mut().enumerate() {
+            // SAFETY: the ranks have the size of a register.
+            let rank = unsafe { _mm256_loadu_si256(ranks.of::<ROWS>(cut.column, ROWS * k).as_ptr().cast()) };
+            let moves = _mm256_and_si256(_mm256_cmpgt_epi8(rank, bound), _mm256_cmpeq_epi8(*at, first));
+            *at = _mm256_blendv_epi8(*at, end, moves);
         }
-        for (leaf, exits) in leaf.iter().zip(exits[group..].chunks_exact_mut(ROWS)) {
-            // SAFETY: `exits` has the size of a register.
-            unsafe { _mm256_storeu_si256(exits.as_mut_ptr().cast(), *leaf) };
-        }
+    }
+    for (at, leaves) in at.iter().zip(leaves.chunks_exact_mut(ROWS)) {
+        // SAFETY: `leaves` has the size of a register.
+        unsafe { _mm256_storeu_si256(leaves.as_mut_ptr().cast(), *at) };
     }
 }
 
-/// Adds the weights at the exits to the sums of a target.
-#[inline]
-#[target_feature(enable = "avx2,bmi1")]
-fn add_values(part: &mut Part<'_, f32>, block: usize, target: usize, values: usize, exits: &[u32; LANES]) {
-    let values = part.compiled.values[values..].as_ptr();
-    let rows = (part.rows - block * LANES).min(LANES).next_multiple_of(ROWS);
-    let sums = &mut part.sums[target * part.capacity + block * LANES..][..rows];
-    for (exits, sums) in exits.chunks_exact(ROWS).zip(sums.chunks_exact_mut(ROWS)) {
-        // SAFETY: `exits` and `sums` have the size of a register. Every exit is a leaf of the tree, and has a value.
+/// Adds the values of leaves to sums.
+pub(super) fn add(addition: &Addition<'_, f32>, sums: &mut [f32]) {
+    if addition.count > LOOKED_UP {
+        portable::add_bytes(addition, sums);
+    } else {
+        // SAFETY: as above.
+        unsafe { look_up(addition, sums) }
+    }
+}
+
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn look_up(addition: &Addition<'_, f32>, sums: &mut [f32]) {
+    let Addition { by, values, count, leaves, rows } = addition;
+    // SAFETY: the values of so few leaves are padded to this number.
+    let values: &[f32; LOOKED_UP as usize] = unsafe { &*values.as_ptr().cast() };
+    // SAFETY: these are four registers.
+    let registers: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(values.as_ptr().add(VALUES * i)) });
+    for (leaves, sums) in
+        leaves[..rows.next_multiple_of(VALUES)].chunks_exact(VALUES).zip(sums.chunks_exact_mut(VALUES))
+    {
+        // SAFETY: `leaves` has eight bytes.
+        let leaf = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(leaves.as_ptr().cast()) });
+        // Blends go by the highest bit.
+        let of = |i: usize| _mm256_permutevar8x32_ps(registers[i], leaf);
+        let by_bit_3 = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(leaf));
+        let mut value = _mm256_blendv_ps(of(0), of(1), by_bit_3);
+        if *count > 16 {
+            let by_bit_4 = _mm256_castsi256_ps(_mm256_slli_epi32::<27>(leaf));
+            value = _mm256_blendv_ps(value, _mm256_blendv_ps(of(2), of(3), by_bit_3), by_bit_4);
+        }
+        // SAFETY: `sums` has the size of a register.
         unsafe {
-            let value = _mm256_i32gather_ps::<4>(values, _mm256_loadu_si256(exits.as_ptr().cast()));
             let sum = _mm256_loadu_ps(sums.as_ptr());
             // As in C++, `min` and `max` return the second operand if the first is not less or greater.
-            let sum = match part.compiled.scoring.aggregate {
+            let sum = match by {
                 Aggregate::Sum | Aggregate::Average => _mm256_add_ps(sum, value),
                 Aggregate::Min => _mm256_min_ps(value, sum),
                 Aggregate::Max => _mm256_max_ps(value, sum),
             };
             _mm256_storeu_ps(sums.as_mut_ptr(), sum);
-        }
-    }
-}
-
-/// Clears the bits of the rows that take the second child. `columns` begins at the first row of the registers.
-#[inline]
-#[target_feature(enable = "avx2,bmi1")]
-fn clear<const PREDICATE: i32, const K: usize>(
-    compiled: &Compiled<f32>,
-    stretch: &Stretch,
-    columns: &[f32],
-    mask: &mut [__m256i; K],
-) {
-    for cut in &compiled.cuts[index(stretch.cuts.0)..index(stretch.cuts.1)] {
-        let threshold = _mm256_set1_ps(cut.threshold);
-        let cleared = _mm256_set1_epi32((!cut.mask).cast_signed());
-        // SAFETY: the block holds `LANES` values of each compiled feature, and `cut.feature` is one of them.
-        let column = unsafe { columns.as_ptr().add(index(cut.feature) * LANES) };
-        for (k, mask) in mask.iter_mut().enumerate() {
-            // SAFETY: K registers from the first row on are within the `LANES` values of the feature.
-            let x = unsafe { _mm256_loadu_ps(column.add(ROWS * k)) };
-            let is_second = _mm256_castps_si256(_mm256_cmp_ps::<PREDICATE>(x, threshold));
-            *mask = _mm256_andnot_si256(_mm256_and_si256(is_second, cleared), *mask);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Finds the leaves of rows and adds up their weights, with the widest vectors that the processor has.
 //!
-//! Rows are taken in parts that fit into the caches, and a part in blocks of `LANES` rows. The kernels go through a
-//! part tree by tree, so that a tree is read from memory once for a part. A row's weights are added in the order of the
-//! trees in every kernel, and each weight by itself. So the sums are those of ONNX Runtime with one thread.
+//! Rows are taken in parts that fit into the caches. A part's values become ranks, and then it goes tree by tree, so
+//! that a tree is read from memory once for a part. A row's weights are added in the order of the trees in every kernel,
+//! and each weight by itself. So the sums are those of ONNX Runtime with one thread.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,25 +11,27 @@ mod avx512;
 mod portable;
 mod walk;
 
-use crate::trees::compiled::{Compiled, Limits};
+use crate::trees::compiled::{Compiled, CompiledTree, Cut, Form, LeafWeights};
 use crate::trees::ensemble::{Aggregate, Scored};
+use crate::trees::index;
 use crate::trees::number::Number;
+use crate::trees::ranks::{self, Ranks, Rows as Values};
 use crate::trees::scores::{Finish, Score};
 
-/// The number of rows of a block.
-pub(crate) const LANES: usize = 64;
+/// Kernels read and write whole blocks of this number of rows.
+pub(crate) const BLOCK: usize = 64;
 
-/// The number of rows of a part, if no tree needs a walk.
-const PART: usize = 256;
+/// The number of rows that go through a tree together, and the rows of a part if no tree needs a walk.
+pub(crate) const GROUP: usize = 256;
 
 /// The number of rows of a part, if a tree needs a walk. Such trees are large, so they are read less often.
 const PART_OF_WALKS: usize = 1024;
 
-/// The most rows that are faster walked through all trees than tested with masks, as measured.
+/// The most rows that are faster walked through all trees than cut, as measured.
 const FEW: usize = 4;
 
-/// The most memory for the columns of a part, in bytes.
-const COLUMNS: usize = 256 << 10;
+/// The most memory for the ranks of a part, in bytes.
+const RANKS: usize = 256 << 10;
 
 /// The environment variable that names the kernel, for tests and benchmarks: `avx512`, `avx2` or `portable`.
 pub const KERNEL_VARIABLE: &str = "PG_PREDICT_TREE_KERNEL";
@@ -50,12 +52,10 @@ impl Kernel {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512cd")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("popcnt");
+            let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             if avx2 && avx512 {
                 all.push(Self::Avx512);
             }
@@ -89,16 +89,46 @@ impl Kernel {
         }
     }
 
-    /// Returns the limits up to which masks are faster than walks, as measured.
-    pub(crate) fn limits(self) -> Limits {
+    /// Finds the leaves of up to `GROUP` rows in a tree. Reads the ranks of whole blocks only.
+    fn leaves(self, cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves: &mut [u8; GROUP]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Limits { cuts: 512 },
+            Self::Avx512 => avx512::leaves(cuts, ranks, rows, leaves),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Limits { cuts: 320 },
-            Self::Portable => Limits { cuts: 96 },
+            Self::Avx2 => avx2::leaves(cuts, ranks, rows, leaves),
+            Self::Portable => portable::leaves(cuts, ranks, rows, leaves),
         }
     }
+}
+
+/// The ranks of a part's rows, from one row on. Each column has `capacity` ranks.
+struct RanksOfRows<'a> {
+    ranks: &'a [i8],
+    capacity: usize,
+}
+
+impl RanksOfRows<'_> {
+    /// Returns ranks of a column that `N` rows have, from `row` on.
+    #[inline(always)]
+    fn of<const N: usize>(&self, column: u32, row: usize) -> &[i8; N] {
+        let start = index(column) * self.capacity + row;
+        debug_assert!(start + N <= self.ranks.len());
+        // SAFETY: `Ranks` has every column that it gives a cut. The capacity is a multiple of `BLOCK`, and kernels read no
+        // block without rows.
+        unsafe { &*self.ranks.as_ptr().add(start).cast() }
+    }
+}
+
+/// Adds the values of leaves to the sums of rows.
+pub(crate) struct Addition<'a, T> {
+    by: Aggregate,
+    /// The values of a tree's leaves for one target.
+    values: &'a [T],
+    /// The number of leaves.
+    count: u32,
+    /// The leaf of each row.
+    leaves: &'a [u8; GROUP],
+    rows: usize,
 }
 
 /// The rows of an input tensor, with `width` values each.
@@ -118,8 +148,8 @@ pub(crate) struct Part<'a, T> {
     /// The rows as they are in the input.
     pub(crate) input: &'a [T],
     pub(crate) width: usize,
-    /// For each block, the compiled features, with `LANES` values each.
-    pub(crate) columns: &'a [T],
+    /// The ranks that cuts test, `capacity` for each column.
+    pub(crate) ranks: &'a [i8],
     /// For each target, the sums of the rows of the part. The sums of a target are `capacity` values.
     pub(crate) sums: &'a mut [T],
     /// Like `sums`: whether a score is set. Empty if that is known for every target.
@@ -127,10 +157,75 @@ pub(crate) struct Part<'a, T> {
     pub(crate) capacity: usize,
 }
 
+/// Adds the weights of all trees to the sums.
+fn add_trees<T: Computed>(kernel: Kernel, part: &mut Part<'_, T>) {
+    let mut leaves = [0; GROUP];
+    for tree in &part.compiled.trees {
+        for first in (0..part.rows).step_by(GROUP) {
+            let rows = (part.rows - first).min(GROUP);
+            let count = match tree.form {
+                Form::Walk(tests) => {
+                    walk::add(part, first, rows, tree, tests);
+                    continue;
+                }
+                Form::Leaf => {
+                    leaves.fill(0);
+                    1
+                }
+                Form::Cuts { cuts, leaves: count } => {
+                    let ranks = RanksOfRows { ranks: &part.ranks[first..], capacity: part.capacity };
+                    let cuts = &part.compiled.cuts[index(cuts.0)..index(cuts.1)];
+                    kernel.leaves(cuts, &ranks, rows, &mut leaves);
+                    count
+                }
+            };
+            let by = part.compiled.scoring.aggregate;
+            let add = |values: &[T], sums: &mut [T]| {
+                T::add_values(kernel, &Addition { by, values, count, leaves: &leaves, rows }, sums);
+            };
+            add_weights(part, first, rows, tree, add, |row| u32::from(leaves[row]));
+        }
+    }
+}
+
+/// Adds the weights of a tree's leaves to the sums of rows, from `first` on. `add` adds the values of one target to
+/// sums of whole blocks, and `leaf` gives the leaf of a row.
+#[inline(always)]
+fn add_weights<T: Number>(
+    part: &mut Part<'_, T>,
+    first: usize,
+    rows: usize,
+    tree: &CompiledTree,
+    add: impl Fn(&[T], &mut [T]),
+    leaf: impl Fn(usize) -> u32,
+) {
+    let compiled = part.compiled;
+    let mut add = |target: u32, values: usize| {
+        let sums = index(target) * part.capacity + first;
+        add(&compiled.values[values..], &mut part.sums[sums..sums + rows.next_multiple_of(BLOCK)]);
+    };
+    match tree.weights {
+        LeafWeights::One { target, values } => add(target, index(values)),
+        LeafWeights::Same { targets, count, values, stride } => {
+            for (i, target) in compiled.targets[index(targets)..][..index(count)].iter().enumerate() {
+                add(*target, index(values) + i * index(stride));
+            }
+        }
+        LeafWeights::Any { .. } => {
+            for row in 0..rows {
+                portable::add_weights_of_row(part, first + row, tree.weights, leaf(row));
+            }
+        }
+    }
+}
+
 /// A type that has kernels.
 pub(crate) trait Computed: Number {
-    /// Adds the weights of all trees to the sums.
-    fn add_trees(kernel: Kernel, part: &mut Part<'_, Self>);
+    /// Writes the ranks of rows, as `Ranks::fill` does.
+    fn fill(kernel: Kernel, of: &Ranks<Self>, ranks: &mut [i8], capacity: usize, rows: Values<'_, Self>);
+
+    /// Adds values to `sums`, which has whole blocks.
+    fn add_values(kernel: Kernel, addition: &Addition<'_, Self>, sums: &mut [Self]);
 
     /// Returns the rows without conversion, or `None` if they have another type.
     fn as_they_are(rows: Rows<'_>) -> Option<&[Self]>;
@@ -140,13 +235,23 @@ pub(crate) trait Computed: Number {
 }
 
 impl Computed for f32 {
-    fn add_trees(kernel: Kernel, part: &mut Part<'_, Self>) {
+    fn fill(kernel: Kernel, of: &Ranks<Self>, ranks: &mut [i8], capacity: usize, rows: Values<'_, Self>) {
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => avx512::add(part),
+            Kernel::Avx512 => avx512::fill(of, ranks, capacity, rows),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => avx2::add(part),
-            Kernel::Portable => portable::add(part),
+            Kernel::Avx2 => avx2::fill(of, ranks, capacity, rows),
+            Kernel::Portable => of.fill(ranks, capacity, rows, ranks::count),
+        }
+    }
+
+    fn add_values(kernel: Kernel, addition: &Addition<'_, Self>, sums: &mut [Self]) {
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => avx512::add(addition, sums),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => avx2::add(addition, sums),
+            Kernel::Portable => portable::add_bytes(addition, sums),
         }
     }
 
@@ -161,14 +266,12 @@ impl Computed for f32 {
 }
 
 impl Computed for f64 {
-    fn add_trees(kernel: Kernel, part: &mut Part<'_, Self>) {
-        match kernel {
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => avx512::add_doubles(part),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => avx2::add_doubles(part),
-            Kernel::Portable => portable::add(part),
-        }
+    fn fill(_: Kernel, of: &Ranks<Self>, ranks: &mut [i8], capacity: usize, rows: Values<'_, Self>) {
+        of.fill(ranks, capacity, rows, ranks::count);
+    }
+
+    fn add_values(_: Kernel, addition: &Addition<'_, Self>, sums: &mut [Self]) {
+        portable::add_bytes(addition, sums);
     }
 
     fn as_they_are(rows: Rows<'_>) -> Option<&[Self]> {
@@ -185,7 +288,7 @@ impl Computed for f64 {
 pub(crate) struct Runner<T> {
     kernel: Kernel,
     capacity: usize,
-    columns: Vec<T>,
+    ranks: Vec<i8>,
     converted: Vec<T>,
     sums: Vec<T>,
     set: Vec<bool>,
@@ -196,13 +299,12 @@ pub(crate) struct Runner<T> {
 
 impl<T: Computed> Runner<T> {
     pub(crate) fn new(compiled: &Compiled<T>, kernel: Kernel) -> Self {
-        let block = compiled.features.len().max(1) * LANES * size_of::<T>();
-        let most = if compiled.has_walks { PART_OF_WALKS } else { PART };
-        let blocks = (COLUMNS / block).clamp(1, most / LANES);
+        let most = if compiled.has_walks { PART_OF_WALKS } else { GROUP };
+        let fitting = RANKS / index(compiled.ranks.columns).max(1);
         Self {
             kernel,
-            capacity: blocks * LANES,
-            columns: Vec::new(),
+            capacity: (fitting / BLOCK * BLOCK).clamp(BLOCK, most),
+            ranks: Vec::new(),
             converted: Vec::new(),
             sums: Vec::new(),
             set: Vec::new(),
@@ -225,7 +327,7 @@ impl<T: Computed> Runner<T> {
         let targets = compiled.scoring.targets;
         let is_few = count <= FEW;
         // Few rows do not need the memory of a whole part.
-        let capacity = self.capacity.min(count.next_multiple_of(LANES));
+        let capacity = self.capacity.min(count.next_multiple_of(BLOCK));
         let initial = match compiled.scoring.aggregate {
             Aggregate::Sum | Aggregate::Average => T::ZERO,
             Aggregate::Min => T::INFINITY,
@@ -243,7 +345,11 @@ impl<T: Computed> Runner<T> {
                 }
             };
             if !is_few {
-                fill_columns(&mut self.columns, input, width, len, &compiled.features)?;
+                let size = index(compiled.ranks.columns) * capacity;
+                if self.ranks.len() != size {
+                    filled(&mut self.ranks, size, 0)?;
+                }
+                T::fill(self.kernel, &compiled.ranks, &mut self.ranks, capacity, Values { input, width, rows: len });
             }
             filled(&mut self.sums, targets * capacity, initial)?;
             if compiled.has_sometimes() {
@@ -254,7 +360,7 @@ impl<T: Computed> Runner<T> {
                 rows: len,
                 input,
                 width,
-                columns: &self.columns,
+                ranks: &self.ranks,
                 sums: &mut self.sums,
                 set: &mut self.set,
                 capacity,
@@ -262,7 +368,7 @@ impl<T: Computed> Runner<T> {
             if is_few {
                 walk::add_few(&mut part);
             } else {
-                T::add_trees(self.kernel, &mut part);
+                add_trees(self.kernel, &mut part);
             }
             if targets == 1 {
                 let sums = &mut self.sums[..len];
@@ -314,30 +420,4 @@ fn convert<T: Computed>(rows: Rows<'_>, start: usize, len: usize, to: &mut Vec<T
         Rows::Int64(rows) => to.extend(rows[start..start + len].iter().map(|x| T::of_integer(*x))),
         Rows::Int32(rows) => to.extend(rows[start..start + len].iter().map(|x| T::of_integer(i64::from(*x)))),
     }
-}
-
-/// Copies the compiled features of each block, feature by feature. What is beyond the last row stays unspecified.
-fn fill_columns<T: Number>(
-    columns: &mut Vec<T>,
-    input: &[T],
-    width: usize,
-    rows: usize,
-    features: &[u32],
-) -> Result<(), Failure> {
-    let block = features.len() * LANES;
-    let len = rows.div_ceil(LANES) * block;
-    if columns.len() != len {
-        filled(columns, len, T::ZERO)?;
-    }
-    if block == 0 || width == 0 {
-        return Ok(());
-    }
-    for (columns, rows) in columns.chunks_exact_mut(block).zip(input.chunks(LANES * width)) {
-        for (column, feature) in columns.chunks_exact_mut(LANES).zip(features) {
-            for (value, row) in column.iter_mut().zip(rows.chunks_exact(width)) {
-                *value = row[*feature as usize];
-            }
-        }
-    }
-    Ok(())
 }

@@ -2,27 +2,31 @@
 //!
 //! The functions are not inlined: compiled for wide vectors, they would gather, which is slower.
 
-use crate::trees::compiled::{EQUAL_IS_FIRST, FEATURE, LESS_IS_FIRST, NAN_IS_FIRST, Stop, Tests, index};
-use crate::trees::kernels::{LANES, Part, portable};
+use crate::trees::compiled::{CompiledTree, EQUAL_IS_FIRST, FEATURE, LESS_IS_FIRST, NAN_IS_FIRST, Stop, Tests};
+use crate::trees::index;
+use crate::trees::kernels::{GROUP, Part, add_weights, portable};
 use crate::trees::number::Number;
 
 /// The number of walks at the same time.
 const TOGETHER: usize = 8;
 
-/// Finds the leaves of the rows of a block.
+/// Adds the weights of a tree to the sums of up to `GROUP` rows, from `first` on.
 #[inline(never)]
-pub(super) fn exits<T: Number>(part: &Part<'_, T>, block: usize, root: u32, tests: Tests, exits: &mut [u32; LANES]) {
-    let first = block * LANES;
-    let rows = (part.rows - first).min(LANES);
+pub(super) fn add<T: Number>(part: &mut Part<'_, T>, first: usize, rows: usize, tree: &CompiledTree, tests: Tests) {
+    let compiled = part.compiled;
+    let mut leaves = [0; GROUP];
     for group in (0..rows).step_by(TOGETHER) {
-        let mut at = [root; TOGETHER];
+        let mut at = [tree.root; TOGETHER];
         // Lanes beyond the last row repeat it.
         let row = std::array::from_fn(|i| (first + (group + i).min(rows - 1)) * part.width);
         walk(part, tests, &mut at, &row);
-        for (exit, at) in exits[group..].iter_mut().zip(at) {
-            *exit = part.compiled.stop_leaves[index(at)];
+        for (leaf, at) in leaves[group..].iter_mut().zip(at) {
+            *leaf = compiled.stop_leaves[index(at)];
         }
     }
+    let by = compiled.scoring.aggregate;
+    let add = |values: &[T], sums: &mut [T]| portable::add(by, values, &leaves[..rows], sums);
+    add_weights(part, first, rows, tree, add, |row| leaves[row]);
 }
 
 /// Adds the weights of all trees to the sums, row by row. Several trees are walked through at the same time.

@@ -6,6 +6,7 @@ mod generated;
 mod hostile;
 mod measured;
 mod models;
+mod ranks;
 mod walked;
 
 use std::borrow::Cow;

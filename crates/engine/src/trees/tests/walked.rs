@@ -9,8 +9,9 @@ use crate::trees::rewriting::rewritten;
 use crate::trees::scores::{Finish, Score};
 use crate::trees::tests::generated::{Dice, generated};
 
-const ENSEMBLES: u64 = 400;
-const ROWS: usize = 70;
+const ENSEMBLES: u64 = 200;
+/// More than a group of rows, and no whole block.
+const ROWS: usize = 290;
 
 /// Returns the leaf that a row reaches, counted from the first leaf of the tree.
 fn leaf<T: Computed>(splits: &[Split], row: &[T]) -> usize {
@@ -75,9 +76,9 @@ fn compare<T: Computed>(ensemble: &Ensemble, rows: &[T], as_rows: fn(&[T]) -> Ro
         .map(|x| x.to_double().to_bits())
         .collect();
     for kernel in Kernel::all() {
-        let compiled = Compiled::<T>::of(ensemble, kernel.limits()).unwrap();
+        let compiled = Compiled::<T>::of(ensemble).unwrap();
         let mut runner = Runner::new(&compiled, kernel);
-        for count in [1, 5, 17, 33, count].map(|some| some.min(count)) {
+        for count in [1, 5, 17, 33, 70, 129, 200, count] {
             let mut scores = Vec::new();
             let write = |_, values: &[T], _: &[i64]| scores.extend(values.iter().map(|x| x.to_double().to_bits()));
             runner.run(&compiled, as_rows(&rows[..count * width]), count, width, write).unwrap();
