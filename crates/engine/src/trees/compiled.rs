@@ -5,7 +5,8 @@
 //! that is compared is bytes, so that one instruction does it for many rows, without branches.
 //!
 //! **Walk**: from node to node. The work grows with the depth and not with the number of leaves, so it is the form of
-//! trees whose leaves a byte cannot count, and of all trees if there are only few rows.
+//! trees whose leaves a byte cannot count, of all trees if there are only few rows, and of so few trees that ranks are
+//! not worth their time.
 
 use crate::trees::ensemble::{Ensemble, Scored, Scoring, Weight};
 use crate::trees::forest::{Comparison, Forest, Split, Tree};
@@ -120,12 +121,25 @@ pub(crate) struct Compiled<T> {
 }
 
 impl<T: Number> Compiled<T> {
-    /// Compiles an ensemble.
+    /// Compiles an ensemble. Its trees have cuts if that is faster.
     pub(crate) fn of(ensemble: &Ensemble) -> Result<Self, Unfit> {
+        let ranks = Self::ranks_of(ensemble)?;
+        // To find a rank takes about as long as a step of a walk for each level, as measured, and cuts take little.
+        let walks: usize = small_trees(&ensemble.forest).map(|tree| tree.leaves.len().ilog2() as usize).sum();
+        Self::with(ensemble, if ranks.steps() < walks { ranks } else { Ranks::default() })
+    }
+
+    /// Returns the ranks that the cuts of all small trees need.
+    pub(crate) fn ranks_of(ensemble: &Ensemble) -> Result<Ranks<T>, Unfit> {
         let forest = &ensemble.forest;
-        let with_cuts = forest.trees.iter().filter(|tree| has_cuts(tree));
+        Ranks::of(small_trees(forest).flat_map(|tree| forest.splits_of(tree)))
+    }
+
+    /// Compiles an ensemble with the ranks of `ranks_of`, or without ranks and so without cuts.
+    pub(crate) fn with(ensemble: &Ensemble, ranks: Ranks<T>) -> Result<Self, Unfit> {
+        let forest = &ensemble.forest;
         let mut compiled = Self {
-            ranks: Ranks::of(with_cuts.flat_map(|tree| forest.splits_of(tree)))?,
+            ranks,
             scoring: ensemble.scoring.clone(),
             trees: Vec::with_capacity(forest.trees.len()),
             cuts: Vec::new(),
@@ -154,7 +168,7 @@ impl<T: Number> Compiled<T> {
         if splits.is_empty() {
             return Ok(Form::Leaf);
         }
-        if !has_cuts(tree) {
+        if !is_small(tree) || self.ranks.columns == 0 {
             self.has_walks = true;
             return Ok(Form::Walk(Tests::of(splits)));
         }
@@ -260,9 +274,13 @@ impl Tests {
     }
 }
 
-/// Whether a tree has the form of cuts, or is a leaf.
-fn has_cuts(tree: &Tree) -> bool {
+/// Whether a byte can count the leaves of a tree.
+fn is_small(tree: &Tree) -> bool {
     tree.leaves.len() <= LEAVES
+}
+
+fn small_trees(forest: &Forest) -> impl Iterator<Item = &Tree> {
+    forest.trees.iter().filter(|tree| is_small(tree))
 }
 
 fn position(n: usize) -> Result<u32, Unfit> {

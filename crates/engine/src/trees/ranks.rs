@@ -112,6 +112,11 @@ impl<T: Number> Ranks<T> {
         Ok(ranks)
     }
 
+    /// Returns the number of levels that are searched for the ranks of a row.
+    pub(crate) fn steps(&self) -> usize {
+        self.scales.iter().map(|scale| 1 + scale.levels.len()).sum()
+    }
+
     fn push(&mut self, key: Key, thresholds: &[T], count: u32) {
         let start = self.thresholds.len();
         let first = self.columns;

@@ -5,6 +5,7 @@ use crate::trees::compiled::Compiled;
 use crate::trees::ensemble::{Aggregate, Ensemble};
 use crate::trees::forest::{Comparison, Split};
 use crate::trees::kernels::{Computed, Kernel, Rows, Runner};
+use crate::trees::ranks::Ranks;
 use crate::trees::rewriting::rewritten;
 use crate::trees::scores::{Finish, Score};
 use crate::trees::tests::generated::{Dice, generated};
@@ -75,14 +76,21 @@ fn compare<T: Computed>(ensemble: &Ensemble, rows: &[T], as_rows: fn(&[T]) -> Ro
         .flat_map(|row| walked(ensemble, row, &mut finish))
         .map(|x| x.to_double().to_bits())
         .collect();
+    let forms = [
+        ("chosen", Compiled::of(ensemble).unwrap()),
+        ("cuts", Compiled::with(ensemble, Compiled::ranks_of(ensemble).unwrap()).unwrap()),
+        ("walks", Compiled::with(ensemble, Ranks::default()).unwrap()),
+    ];
     for kernel in Kernel::all() {
-        let compiled = Compiled::<T>::of(ensemble).unwrap();
-        let mut runner = Runner::new(&compiled, kernel);
-        for count in [1, 5, 17, 33, 70, 129, 200, count] {
-            let mut scores = Vec::new();
-            let write = |_, values: &[T], _: &[i64]| scores.extend(values.iter().map(|x| x.to_double().to_bits()));
-            runner.run(&compiled, as_rows(&rows[..count * width]), count, width, write).unwrap();
-            assert_eq!(scores, expected[..count * ensemble.scoring.targets], "{what} {kernel:?}, {count} rows");
+        for (form, compiled) in &forms {
+            let mut runner = Runner::new(compiled, kernel);
+            for count in [1, 5, 17, 33, 70, 129, 200, count] {
+                let mut scores = Vec::new();
+                let write = |_, values: &[T], _: &[i64]| scores.extend(values.iter().map(|x| x.to_double().to_bits()));
+                runner.run(compiled, as_rows(&rows[..count * width]), count, width, write).unwrap();
+                let expected = &expected[..count * ensemble.scoring.targets];
+                assert_eq!(scores, expected, "{what} {kernel:?} {form}, {count} rows");
+            }
         }
     }
 }
