@@ -86,6 +86,11 @@ class Check:
             return error
         raise AssertionError(f"no error: {query}")
 
+    def seconds(self, query: str, connection: psycopg.Connection) -> float:
+        started = time.monotonic()
+        self.one(query, connection)
+        return time.monotonic() - started
+
     def need_card(self, query: str) -> None:
         """Goes on if there is a GPU. Else asks for one all the same: the error must say what is missing."""
         if self.card:
@@ -218,11 +223,10 @@ class Check:
         self.one(query.format(1), c)
         while took < 1.5 and rows < 1 << 20:
             rows *= 2
-            started = time.monotonic()
-            self.one(query.format(rows), c)
-            took = time.monotonic() - started
+            took = min(self.seconds(query.format(rows), c) for _ in range(2))
         runs = rows / 512
-        wait = took / 3
+        # Less than a third, because other work of the machine may have slowed both runs.
+        wait = took / 5
         c.execute(f"SET statement_timeout = '{int(wait * 1000)}ms'")
         started = time.monotonic()
         error = self.error(query.format(rows), c)
