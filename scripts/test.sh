@@ -61,6 +61,15 @@ case $suite in
         rm -rf "$output"
         mkdir -p "$output"
         [ "$(id -u)" -ne 0 ] || chown "$SERVER_USER": "$output"
+        if [[ " ${NAMES[*]} " == *" hostile "* ]]; then
+            # With the setting of scripts/build.sh, so that what both have in common is built once.
+            cargo build --quiet --release --package pg_predict_model_process --example hostile \
+                --config 'target."cfg(all(target_family = \"unix\", not(target_os = \"macos\")))".rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]' ||
+                fail "the hostile model process did not build (see above)"
+            # The server's user may not get to target/.
+            install -m 755 "$TARGET/release/examples/hostile" "$output/hostile"
+            export PG_PREDICT_HOSTILE=$output/hostile
+        fi
         # No variable of the caller's may lead a test to a server that is not its own.
         unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGHOSTADDR PGOPTIONS PGDATA
         export PG_REGRESS=$PG_XS/src/test/regress/pg_regress TESTDIR=$output TESTDATADIR=$output/tmp_check TESTLOGDIR=$output/tmp_check/log

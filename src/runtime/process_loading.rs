@@ -7,6 +7,7 @@ use pg_predict_engine::file_cache::{FileEntry, Files, Part};
 use pg_predict_engine::hash::hex;
 use pg_predict_engine::onnx::content::Content;
 use pg_predict_engine::ort::session_cache::SessionKey;
+use pg_predict_engine::signature::IMPOSSIBLE;
 use pg_predict_engine::threads;
 use pg_predict_engine::version::Version;
 use pg_predict_model_process::control::Kind;
@@ -122,8 +123,9 @@ fn load_files(version: &Arc<Version>, key: &SessionKey, fetch: Fetch, open: Open
                 Kind::Load,
                 |out| out.text(&request),
                 |from| {
-                    serde_json::from_str::<Loaded>(&from.text()?).map_err(|_| pg_predict_engine::Error::Protocol {
-                        what: "the answer to a load cannot be read".into(),
+                    let loaded = serde_json::from_str::<Loaded>(&from.text()?).ok();
+                    loaded.filter(|loaded| loaded.bytes < IMPOSSIBLE).ok_or_else(|| {
+                        pg_predict_engine::Error::Protocol { what: "the answer to a load cannot be read".into() }
                     })
                 },
             )

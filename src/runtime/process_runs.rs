@@ -12,11 +12,10 @@ use pg_predict_engine::batch::{Batch, Values};
 use pg_predict_engine::options::OnError;
 use pg_predict_engine::run::RunOutput;
 use pg_predict_engine::run::pipeline::FinishedBatch;
-use pg_predict_engine::signature::Output;
 use pg_predict_engine::version::Version;
 use pg_predict_model_process::client::{Cause, Slot};
 use pg_predict_model_process::codec::batch::write_batch;
-use pg_predict_model_process::codec::output::read_output;
+use pg_predict_model_process::codec::output::{Expected, read_output};
 use pg_predict_model_process::control::Kind;
 use pg_predict_model_process::messages::{Message, PrepareRequest};
 
@@ -85,12 +84,22 @@ impl ProcessRuns {
 
     /// Counts an end of the process. Returns the error if the query has restarted it too often.
     fn note_end(&mut self, generation: u64) -> Result<()> {
+        // Each start takes its time, and a hostile process can end at every one.
+        check_interrupts();
         self.restarts += 1;
         if self.restarts > MOST_RESTARTS { Err(self.ended(generation)) } else { Ok(()) }
     }
 
     fn ended(&self, generation: u64) -> Error {
         model_process::ended(Some(&self.spec.label), generation)
+    }
+
+    /// Names the model in an error of the engine or of the protocol.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Engine { model: None, error } => crate::error::of_model(&self.spec.label)(error),
+            other => other,
+        }
     }
 
     /// Makes sure that the session is loaded and the run prepared in a running process. Returns its generation and the
@@ -197,10 +206,11 @@ impl ProcessRuns {
     /// tokenised.
     pub(crate) fn collect(&mut self, each_tick: impl Fn(bool)) -> Result<FinishedBatch> {
         loop {
-            let outputs = Arc::clone(&self.spec);
+            let spec = Arc::clone(&self.spec);
+            let expected = expected(&spec, self.finds_failure);
             let Some(first) = self.in_flight.front_mut() else { return Err(nothing_under_way()) };
             let generation = first.generation;
-            match answer(first, &outputs.outputs) {
+            match answer(first, expected) {
                 Ok(Some((result, took))) => {
                     let Some(first) = self.in_flight.pop_front() else { return Err(nothing_under_way()) };
                     model_process::put_back(generation, first.slot);
@@ -213,7 +223,7 @@ impl ProcessRuns {
                 Err(Failure::Error(error)) => {
                     // The slot may not be used again, because its answer was not read.
                     self.in_flight.pop_front();
-                    return Err(error);
+                    return Err(self.named(error));
                 }
                 Err(Failure::Ended) => {
                     let Some(first) = self.in_flight.pop_front() else { return Err(nothing_under_way()) };
@@ -276,7 +286,7 @@ impl ProcessRuns {
             let rows = part.rows;
             let result = loop {
                 let Some(first) = flight.0.as_mut() else { return Err(nothing_under_way()) };
-                match answer_of(first, rows, &self.spec.outputs) {
+                match answer_of(first, rows, expected(&self.spec, self.finds_failure)) {
                     Ok(None) => check_interrupts(),
                     Ok(Some((result, _))) => break Ok(result),
                     Err(failure) => break Err(failure),
@@ -288,7 +298,7 @@ impl ProcessRuns {
                     model_process::put_back(generation, slot);
                     return result.map_err(crate::error::of_model(&self.spec.label));
                 }
-                Err(Failure::Error(error)) => return Err(error),
+                Err(Failure::Error(error)) => return Err(self.named(error)),
                 Err(Failure::Ended) => {
                     self.note_end(generation)?;
                     if is_to_blame(generation, slot.number()) {
@@ -347,16 +357,22 @@ fn is_to_blame(generation: u64, number: u32) -> bool {
 
 type Answer = std::result::Result<Option<(pg_predict_engine::Result<RunOutput>, Duration)>, Failure>;
 
-/// Waits for the answer of a batch for at most a tick. Returns `None` if it has not arrived.
-fn answer(flight: &mut InFlight, outputs: &[Output]) -> Answer {
-    let rows = flight.batch.rows;
-    answer_of(flight, rows, outputs)
+/// Returns what a run of a version may give.
+fn expected(spec: &RunSpec, finds_failure: bool) -> Expected<'_> {
+    let failed_rows = spec.version.options.on_error == OnError::Null;
+    Expected { outputs: &spec.outputs, failed_rows, early_end: finds_failure }
 }
 
-fn answer_of(flight: &mut InFlight, rows: usize, outputs: &[Output]) -> Answer {
+/// Waits for the answer of a batch for at most a tick. Returns `None` if it has not arrived.
+fn answer(flight: &mut InFlight, expected: Expected<'_>) -> Answer {
+    let rows = flight.batch.rows;
+    answer_of(flight, rows, expected)
+}
+
+fn answer_of(flight: &mut InFlight, rows: usize, expected: Expected<'_>) -> Answer {
     let InFlight { slot, generation, .. } = flight;
     if !model_process::wait(*generation, slot)? {
         return Ok(None);
     }
-    model_process::read(*generation, slot, |from| read_output(from, rows, outputs))
+    model_process::read(*generation, slot, |from| read_output(from, rows, expected))
 }

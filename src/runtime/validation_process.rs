@@ -174,7 +174,9 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
     }
     let limit = format!("The limit is {} MB of address space.", memory >> 20);
     match serde_json::from_slice::<ValidationResult>(&answer) {
-        Ok(ValidationResult::Signature(signature)) if status.success() => Ok(Verdict::Signature(signature)),
+        Ok(ValidationResult::Signature(signature)) if status.success() && signature.is_possible() => {
+            Ok(Verdict::Signature(signature))
+        }
         Ok(ValidationResult::Needs(files)) if status.success() && may_ask => Ok(Verdict::Needs(files)),
         Ok(ValidationResult::Refusal(pg_predict_engine::Error::OutOfMemory { .. })) => {
             Err(Error::ProbeMemory { detail: limit })

@@ -31,11 +31,13 @@ sub model_file
 	return "$ROOT/tests/models/tap_$name.onnx";
 }
 
-# A running server with pg_predict in its database postgres. Settings: lines for postgresql.conf.
+# A running server with pg_predict in its database postgres. Settings: lines for postgresql.conf. install_path: the folder above
+# the bin/ of another installation.
 sub server
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my @installation = $options{install_path} ? (install_path => $options{install_path}) : ();
+	my $node = PostgreSQL::Test::Cluster->new($name, @installation);
 	$node->init(%{ $options{init} // {} });
 	$node->append_conf('postgresql.conf', <<~"CONF");
 		listen_addresses = ''

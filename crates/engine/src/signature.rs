@@ -270,7 +270,17 @@ impl Output {
     }
 }
 
+/// More bytes than a process can have, and more rows than a batch. Numbers of hostile processes are compared with it.
+pub const IMPOSSIBLE: usize = 1 << 48;
+
 impl Signature {
+    /// Whether validation can have found this. A model always has an output.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        let numbers = [self.batch_size, self.session_bytes, self.fixed_rows.unwrap_or(1)];
+        !self.outputs.is_empty() && numbers.iter().all(|n| *n < IMPOSSIBLE)
+    }
+
     /// Returns the position of the output with this name.
     #[must_use]
     pub fn output(&self, name: &str) -> Option<usize> {

@@ -422,8 +422,11 @@ impl Drop for ModelProcess {
 }
 
 /// Reads what the process wrote to the socket. Returns whether it closed the socket.
+/// The most packets that are read at once. A process sends a handful.
+const MOST_PACKETS: usize = 64;
+
 fn read_socket(socket: &OwnedFd, report: &mut Option<Report>) -> bool {
-    loop {
+    for _ in 0..MOST_PACKETS {
         match receive(socket.as_fd(), false) {
             Ok(Some((bytes, _))) if bytes.is_empty() => return true,
             Ok(Some((bytes, _))) if report.is_none() => *report = serde_json::from_slice(&bytes).ok(),
@@ -432,6 +435,8 @@ fn read_socket(socket: &OwnedFd, report: &mut Option<Report>) -> bool {
             Err(_) => return true,
         }
     }
+    // More will be read the next time, so that a process that never stops sending holds nobody up.
+    false
 }
 
 fn new_region(length: usize) -> Result<SharedMemory> {

@@ -122,6 +122,9 @@ pub struct PrepareRequest {
     pub finds_failure: bool,
 }
 
+/// The most descriptors that the kernel sends with one packet (`SCM_MAX_FD`).
+const MOST_DESCRIPTORS: usize = 253;
+
 /// Sends a packet, with a descriptor if one is given. Waits for at most a second for room.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let parts = [IoSlice::new(bytes)];
@@ -147,7 +150,8 @@ pub fn send_message(socket: BorrowedFd<'_>, message: &Message, descriptor: Optio
 /// if there is no packet and `wait` is false.
 pub fn receive(socket: BorrowedFd<'_>, wait: bool) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
     let mut bytes = vec![0; LARGEST];
-    let mut room = nix::cmsg_space!([RawFd; 4]);
+    // Room for all descriptors that a packet can have. Those beyond the room would stay open, owned by nobody.
+    let mut room = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
     let wait = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
     let (length, descriptors) = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -191,6 +195,22 @@ mod tests {
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn no_descriptor_of_a_packet_with_many_stays_open() {
+        let (a, b) = pair();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let file = crate::memory::sealed_file(&[b"content"]).unwrap();
+        let before = open();
+        for count in [5, MOST_DESCRIPTORS] {
+            let raw = vec![file.as_raw_fd(); count];
+            let control = [ControlMessage::ScmRights(&raw)];
+            sendmsg::<UnixAddr>(a.as_raw_fd(), &[IoSlice::new(b"x")], &control, MsgFlags::empty(), None).unwrap();
+            drop(receive(b.as_fd(), true).unwrap());
+        }
+        // Other tests of this process open and close files at the same time, but never so many.
+        assert!(open() < before + 5, "{} descriptors instead of {before}", open());
     }
 
     #[test]

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use pg_predict_engine::Error;
 use pg_predict_model_process::client::{Cause, ModelProcess};
-use pg_predict_model_process::codec::output::{read_output, read_result};
+use pg_predict_model_process::codec::output::{Expected, read_output, read_result};
 use pg_predict_model_process::control::Kind;
 use pg_predict_model_process::messages::Start;
 use pg_predict_model_process::sandbox::{Limits, Profile};
+
+/// What a run may give. Everything that can be allowed is, so that it is read.
+const EXPECTED: Expected<'_> = Expected { outputs: &[], failed_rows: true, early_end: true };
 
 /// The largest response of these tests in bytes.
 const LARGEST: usize = 1 << 20;
@@ -60,7 +63,7 @@ fn attacked(how: &str) -> Seen {
             Ok(false) => continue,
             Err(end) => return Seen::End(end.cause),
         }
-        let read = process.read(&mut slot, LARGEST, |from| read_result(from, |from| read_output(from, 3, &[])));
+        let read = process.read(&mut slot, LARGEST, |from| read_result(from, |from| read_output(from, 3, EXPECTED)));
         match read {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(answer))) => panic!("{how}: believed {answer:?}"),

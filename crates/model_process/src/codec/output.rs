@@ -106,9 +106,27 @@ pub fn write_output(ran: &RunOutput, out: &mut Writer<'_>) {
     }
 }
 
-/// Reads the outputs of a batch of `rows` rows, and checks that they are possible results of `outputs`.
-pub fn read_output(from: &mut Reader<'_>, rows: usize, outputs: &[Output]) -> Result<RunOutput> {
+/// What a run may give.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The outputs that are wanted, in order.
+    pub outputs: &'a [Output],
+    /// Whether rows may fail one by one.
+    pub failed_rows: bool,
+    /// Whether the run may end before a row that fails.
+    pub early_end: bool,
+}
+
+/// The most tokens of a batch: a response has no room for so many.
+const MOST_TOKENS: usize = 1 << 40;
+
+/// Reads the outputs of a batch of `rows` rows, and checks that they are possible results.
+pub fn read_output(from: &mut Reader<'_>, rows: usize, expected: Expected<'_>) -> Result<RunOutput> {
+    let Expected { outputs, failed_rows, early_end } = expected;
     let tokens = TokenCounts { own: from.number()?, padded: from.number()? };
+    if tokens.own.max(tokens.padded) > MOST_TOKENS {
+        return Err(broken("a batch has more tokens than fit into it"));
+    }
     let mut failed = Vec::new();
     for _ in 0..from.number()? {
         let (row, reason) = (from.number()?, from.text()?);
@@ -117,8 +135,12 @@ pub fn read_output(from: &mut Reader<'_>, rows: usize, outputs: &[Output]) -> Re
         }
         failed.push((row, reason));
     }
+    if !failed.is_empty() && !failed_rows {
+        return Err(broken("rows failed, where one failed row is an error"));
+    }
     let stopped = match from.number()? {
         0 => None,
+        1 if !early_end => return Err(broken("a batch ended early, where that is an error")),
         1 => Some((from.number()?, read_error(from)?)),
         _ => return Err(broken("the end of a batch is unknown")),
     };
