@@ -32,9 +32,7 @@ say "building pg_predict for PostgreSQL $PG_MAJOR (release); the first time take
 rm -rf "$stage"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$stage" ||
     fail "the extension did not build (see above)" "A compiler that was killed ran out of memory: try CARGO_BUILD_JOBS=1."
-# cargo-pgrx builds with this setting. With the same one, what both have in common is built once.
-cargo build --release --package pg_predict_model_process \
-    --config 'target."cfg(all(target_family = \"unix\", not(target_os = \"macos\")))".rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]' ||
+cargo build --release --package pg_predict_model_process --config "$PGRX_LINKING" ||
     fail "the model process did not build (see above)"
 
 mkdir -p "$stage$PG_LIB/pg_predict"

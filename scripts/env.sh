@@ -9,6 +9,8 @@ TARGET=${PG_PREDICT_TARGET:-$ROOT/target}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 PG_PREDICT_USER=${PG_PREDICT_USER:-postgres}
 ORT=${ORT:-cpu}
+# cargo-pgrx builds with this setting. With the same one, what the library and other programs have in common is built once.
+PGRX_LINKING='target."cfg(all(target_family = \"unix\", not(target_os = \"macos\")))".rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]'
 
 # Built things live in the checkout whatever the caller's own habits are: install takes them from there.
 export CARGO_TARGET_DIR=$TARGET

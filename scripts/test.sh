@@ -62,9 +62,7 @@ case $suite in
         mkdir -p "$output"
         [ "$(id -u)" -ne 0 ] || chown "$SERVER_USER": "$output"
         if [[ " ${NAMES[*]} " == *" hostile "* ]]; then
-            # With the setting of scripts/build.sh, so that what both have in common is built once.
-            cargo build --quiet --release --package pg_predict_model_process --example hostile \
-                --config 'target."cfg(all(target_family = \"unix\", not(target_os = \"macos\")))".rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]' ||
+            cargo build --quiet --release --package pg_predict_model_process --example hostile --config "$PGRX_LINKING" ||
                 fail "the hostile model process did not build (see above)"
             # The server's user may not get to target/.
             install -m 755 "$TARGET/release/examples/hostile" "$output/hostile"

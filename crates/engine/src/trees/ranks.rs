@@ -149,7 +149,7 @@ impl<T: Number> Ranks<T> {
                 Beyond::Below => thresholds.partition_point(|t| *t > threshold),
                 Beyond::Above | Beyond::AtLeast => thresholds.partition_point(|t| *t < threshold),
             };
-            // There are fewer thresholds than `count` says, which is a `u32`.
+            // It is less than `count`, which is a `u32`.
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             Place { column: scale.columns.start + at / THRESHOLDS, bound: byte(at % THRESHOLDS) }
         })
@@ -164,7 +164,7 @@ impl<T: Number> Ranks<T> {
         &self,
         ranks: &mut [i8],
         capacity: usize,
-        rows: Rows<'_, T>,
+        rows: Values<'_, T>,
         count: impl Fn(Beyond, T, &[T; NODE]) -> u32,
     ) {
         for scale in &self.scales {
@@ -194,11 +194,11 @@ impl<T: Number> Ranks<T> {
         scale: &Scale,
         ranks: &mut [i8],
         capacity: usize,
-        rows: Rows<'_, T>,
+        rows: Values<'_, T>,
         is_beyond: impl Fn(T, T) -> bool,
         count: impl Fn(T, &[T; NODE]) -> u32,
     ) {
-        let Rows { input, width, rows } = rows;
+        let Values { input, width, rows } = rows;
         let feature = index(scale.key.feature);
         let of_nan = if scale.key.nan_is_beyond { scale.count } else { 0 };
         for (block, rows) in input[..rows * width].chunks(ROWS * width).enumerate() {
@@ -237,7 +237,7 @@ impl<T: Number> Ranks<T> {
 
 /// Values, row by row.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows<'a, T> {
+pub(crate) struct Values<'a, T> {
     pub(crate) input: &'a [T],
     pub(crate) width: usize,
     pub(crate) rows: usize,

@@ -2,10 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use crate::trees::compiled::Cut;
+use crate::trees::compiled::{Cut, PADDING};
 use crate::trees::ensemble::Aggregate;
+use crate::trees::index;
 use crate::trees::kernels::{Addition, GROUP, RanksOfRows, portable};
-use crate::trees::ranks::{Beyond, NODE, Ranks, Rows};
+use crate::trees::ranks::{Beyond, NODE, Ranks, Values};
 
 /// The rows of a register of bytes.
 const ROWS: usize = 32;
@@ -13,13 +14,10 @@ const ROWS: usize = 32;
 /// The values of a register.
 const VALUES: usize = 8;
 
-/// The most leaves whose values are looked up in registers, as measured.
-const LOOKED_UP: u32 = 32;
-
-/// Writes the ranks of rows.
-pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+/// Writes the ranks of rows, as `Ranks::fill` does.
+pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
     #[target_feature(enable = "avx2,bmi1,popcnt")]
-    fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+    fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
         of.fill(ranks, capacity, rows, |beyond, x, node| match beyond {
             Beyond::Above => count::<_CMP_GT_OQ>(x, node),
             Beyond::AtLeast => count::<_CMP_GE_OQ>(x, node),
@@ -65,7 +63,8 @@ fn leaves_of<const K: usize>(cuts: &[Cut], ranks: &RanksOfRows<'_>, leaves: &mut
         let first = _mm256_set1_epi8(cut.first.cast_signed());
         let end = _mm256_set1_epi8(cut.end.cast_signed());
         for (k, at) in at.iter_mut().enumerate() {
-            // SAFETY: the ranks have the size of a register.
+            // SAFETY: the cut is one of the ensemble's, and the register is within a block that has rows. The ranks have its
+            // size.
             let rank = unsafe { _mm256_loadu_si256(ranks.of::<ROWS>(cut.column, ROWS * k).as_ptr().cast()) };
             let moves = _mm256_and_si256(_mm256_cmpgt_epi8(rank, bound), _mm256_cmpeq_epi8(*at, first));
             *at = _mm256_blendv_epi8(*at, end, moves);
@@ -77,9 +76,9 @@ fn leaves_of<const K: usize>(cuts: &[Cut], ranks: &RanksOfRows<'_>, leaves: &mut
     }
 }
 
-/// Adds the values of leaves to sums.
+/// Adds the values of leaves to sums. Of more leaves than `PADDING`, values are faster read one by one, as measured.
 pub(super) fn add(addition: &Addition<'_, f32>, sums: &mut [f32]) {
-    if addition.count > LOOKED_UP {
+    if index(addition.count) > PADDING {
         portable::add_bytes(addition, sums);
     } else {
         // SAFETY: as above.
@@ -91,7 +90,7 @@ pub(super) fn add(addition: &Addition<'_, f32>, sums: &mut [f32]) {
 fn look_up(addition: &Addition<'_, f32>, sums: &mut [f32]) {
     let Addition { by, values, count, leaves, rows } = addition;
     // SAFETY: the values of so few leaves are padded to this number.
-    let values: &[f32; LOOKED_UP as usize] = unsafe { &*values.as_ptr().cast() };
+    let values: &[f32; PADDING] = unsafe { &*values.as_ptr().cast() };
     // SAFETY: these are four registers.
     let registers: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(values.as_ptr().add(VALUES * i)) });
     for (leaves, sums) in

@@ -5,15 +5,15 @@ use std::arch::x86_64::*;
 use crate::trees::compiled::Cut;
 use crate::trees::ensemble::Aggregate;
 use crate::trees::kernels::{Addition, BLOCK, GROUP, RanksOfRows};
-use crate::trees::ranks::{Beyond, NODE, Ranks, Rows};
+use crate::trees::ranks::{Beyond, NODE, Ranks, Values};
 
 /// The values of a register.
 const VALUES: usize = 16;
 
-/// Writes the ranks of rows.
-pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+/// Writes the ranks of rows, as `Ranks::fill` does.
+pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
     #[target_feature(enable = "avx512f,avx512bw,avx2,bmi1,popcnt")]
-    fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Rows<'_, f32>) {
+    fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
         of.fill(ranks, capacity, rows, |beyond, x, node| match beyond {
             Beyond::Above => count::<_CMP_GT_OQ>(x, node),
             Beyond::AtLeast => count::<_CMP_GE_OQ>(x, node),
@@ -55,7 +55,8 @@ fn leaves_of<const K: usize>(cuts: &[Cut], ranks: &RanksOfRows<'_>, leaves: &mut
         let first = _mm512_set1_epi8(cut.first.cast_signed());
         let end = _mm512_set1_epi8(cut.end.cast_signed());
         for (k, at) in at.iter_mut().enumerate() {
-            // SAFETY: the ranks have the size of a register.
+            // SAFETY: the cut is one of the ensemble's, and the register is within a block that has rows. The ranks have its
+            // size.
             let rank = unsafe { _mm512_loadu_si512(ranks.of::<BLOCK>(cut.column, BLOCK * k).as_ptr().cast()) };
             let moves = _mm512_mask_cmpgt_epi8_mask(_mm512_cmpeq_epi8_mask(*at, first), rank, bound);
             *at = _mm512_mask_mov_epi8(*at, moves, end);

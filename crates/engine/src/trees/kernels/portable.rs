@@ -14,7 +14,8 @@ pub(super) fn leaves(cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves:
     for (group, leaves) in leaves.chunks_exact_mut(TOGETHER).enumerate().take(rows.div_ceil(TOGETHER)) {
         let mut at = [0_u8; TOGETHER];
         for Cut { column, bound, first, end } in cuts {
-            let ranks = ranks.of::<TOGETHER>(*column, group * TOGETHER);
+            // SAFETY: the cut is one of the ensemble's, and every group has a row.
+            let ranks = unsafe { ranks.of::<TOGETHER>(*column, group * TOGETHER) };
             for i in 0..TOGETHER {
                 // Written with bits, because the compiler does not vectorise a choice here.
                 let moves = all_bits(ranks[i] > *bound) & all_bits(at[i] == *first);

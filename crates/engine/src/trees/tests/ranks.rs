@@ -3,7 +3,7 @@
 
 use crate::trees::forest::{Comparison, Split, Test};
 use crate::trees::kernels::{BLOCK, Computed, Kernel};
-use crate::trees::ranks::{Ranks, Rows};
+use crate::trees::ranks::{Ranks, Values};
 use crate::trees::tests::generated::Dice;
 
 /// Numbers of thresholds around the sizes of nodes and columns, up to three levels and several columns.
@@ -42,7 +42,7 @@ fn compare<T: Computed>(test: Test, count: usize, dice: &mut Dice) {
     let capacity = values.len().next_multiple_of(BLOCK);
     for kernel in Kernel::all() {
         let mut bytes = vec![0; ranks.columns as usize * capacity];
-        T::fill(kernel, &ranks, &mut bytes, capacity, Rows { input: &input, width: WIDTH, rows: values.len() });
+        T::fill(kernel, &ranks, &mut bytes, capacity, Values { input: &input, width: WIDTH, rows: values.len() });
         // Some hundred splits, and among them the last ones.
         for split in splits.iter().rev().step_by(1 + splits.len() / 300).chain(splits.iter().rev().take(4)) {
             for (row, x) in values.iter().enumerate() {
