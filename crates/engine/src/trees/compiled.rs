@@ -24,13 +24,15 @@ pub(crate) const PADDING: usize = 32;
 pub(crate) const LOOKED_UP: usize = 64;
 
 /// A test of a row that is at leaf `first`. If its rank is greater than the bound, it moves on to leaf `end`.
+///
+/// Each byte is there four times: a processor spreads four bytes over a register while it reads them, but not one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
     /// The column of ranks.
     pub(crate) column: u32,
-    pub(crate) bound: i8,
-    pub(crate) first: u8,
-    pub(crate) end: u8,
+    pub(crate) bound: [i8; 4],
+    pub(crate) first: [u8; 4],
+    pub(crate) end: [u8; 4],
 }
 
 /// A node of a tree in the form of a walk. A leaf leads to itself.
@@ -57,9 +59,7 @@ pub(crate) const FEATURE: u32 = EQUAL_IS_FIRST - 1;
 /// How a row's leaf is found.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Form {
-    /// The tree has one leaf.
-    Leaf,
-    /// The positions of the cuts, and the number of leaves.
+    /// The positions of the cuts, and the number of leaves. A tree of one leaf has no cuts.
     Cuts { cuts: (u32, u32), leaves: u32 },
     /// From the tree's root.
     Walk(Tests),
@@ -165,10 +165,7 @@ impl<T: Number> Compiled<T> {
 
     fn form(&mut self, forest: &Forest, tree: &Tree) -> Result<Form, Unfit> {
         let splits = forest.splits_of(tree);
-        if splits.is_empty() {
-            return Ok(Form::Leaf);
-        }
-        if !is_small(tree) || self.ranks.columns == 0 {
+        if !is_small(tree) || (self.ranks.columns == 0 && !splits.is_empty()) {
             self.has_walks = true;
             return Ok(Form::Walk(Tests::of(splits)));
         }
@@ -176,7 +173,7 @@ impl<T: Number> Compiled<T> {
         for split in splits {
             let leaf = |leaf| u8::try_from(leaf).map_err(|_| Unfit::Left("too many leaves"));
             let (first, end) = (leaf(split.first)?, leaf(split.end)?);
-            let cut = |Place { column, bound }| Cut { column, bound, first, end };
+            let cut = |Place { column, bound }| Cut { column, bound: [bound; 4], first: [first; 4], end: [end; 4] };
             self.cuts.extend(self.ranks.places(split).map(cut));
         }
         Ok(Form::Cuts { cuts: (start, position(self.cuts.len())?), leaves: position(tree.leaves.len())? })
@@ -252,6 +249,14 @@ impl<T: Number> Compiled<T> {
                 LeafWeights::Same { targets, count, values, stride }
             }
         })
+    }
+
+    /// Returns the cuts of a tree. A tree that is walked through has none.
+    pub(crate) fn cuts_of(&self, tree: &CompiledTree) -> &[Cut] {
+        match tree.form {
+            Form::Cuts { cuts, .. } => &self.cuts[index(cuts.0)..index(cuts.1)],
+            Form::Walk(_) => &[],
+        }
     }
 
     /// Whether a target has a score in some rows only.

@@ -18,15 +18,20 @@ const NODE_BITS: u32 = 4;
 pub(crate) const NODE: usize = 1 << NODE_BITS;
 
 /// The number of rows whose values are compared at once with one threshold.
-const ROWS: usize = 16;
+pub(crate) const ROWS: usize = 16;
 
 /// When a value is beyond a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Beyond {
+enum Beyond {
     Above,
     AtLeast,
     Below,
 }
+
+/// The same as a constant parameter of functions.
+pub(crate) const ABOVE: u8 = 0;
+pub(crate) const AT_LEAST: u8 = 1;
+pub(crate) const BELOW: u8 = 2;
 
 /// What the ranks of a column mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -157,73 +162,46 @@ impl<T: Number> Ranks<T> {
 
     /// Writes the ranks of rows, `capacity` bytes for each column. `capacity` is a multiple of `ROWS`. The ranks beyond
     /// the last row are any.
-    ///
-    /// `count` returns the number of thresholds that a value is beyond.
     #[inline(always)]
-    pub(crate) fn fill(
-        &self,
-        ranks: &mut [i8],
-        capacity: usize,
-        rows: Values<'_, T>,
-        count: impl Fn(Beyond, T, &[T; NODE]) -> u32,
-    ) {
+    pub(crate) fn fill<C: Count<T>>(&self, ranks: &mut [i8], capacity: usize, rows: Values<'_, T>, count: C) {
         for scale in &self.scales {
             let ranks = &mut ranks[index(scale.columns.start) * capacity..index(scale.columns.end) * capacity];
             match scale.key.beyond {
-                Beyond::Above => {
-                    self.fill_scale(scale, ranks, capacity, rows, |x, t| x > t, |x, node| count(Beyond::Above, x, node))
-                }
-                Beyond::AtLeast => self.fill_scale(
-                    scale,
-                    ranks,
-                    capacity,
-                    rows,
-                    |x, t| x >= t,
-                    |x, node| count(Beyond::AtLeast, x, node),
-                ),
-                Beyond::Below => {
-                    self.fill_scale(scale, ranks, capacity, rows, |x, t| x < t, |x, node| count(Beyond::Below, x, node))
-                }
+                Beyond::Above => self.fill_scale::<C, ABOVE>(scale, ranks, capacity, rows, count),
+                Beyond::AtLeast => self.fill_scale::<C, AT_LEAST>(scale, ranks, capacity, rows, count),
+                Beyond::Below => self.fill_scale::<C, BELOW>(scale, ranks, capacity, rows, count),
             }
         }
     }
 
     #[inline(always)]
-    fn fill_scale(
+    fn fill_scale<C: Count<T>, const BEYOND: u8>(
         &self,
         scale: &Scale,
         ranks: &mut [i8],
         capacity: usize,
         rows: Values<'_, T>,
-        is_beyond: impl Fn(T, T) -> bool,
-        count: impl Fn(T, &[T; NODE]) -> u32,
+        count: C,
     ) {
         let Values { input, width, rows } = rows;
         let feature = index(scale.key.feature);
         let of_nan = if scale.key.nan_is_beyond { scale.count } else { 0 };
-        for (block, rows) in input[..rows * width].chunks(ROWS * width).enumerate() {
-            let mut values = [T::ZERO; ROWS];
-            for (value, row) in values.iter_mut().zip(rows.chunks_exact(width)) {
-                *value = row[feature];
-            }
-            let mut counts = [0; ROWS];
-            for threshold in &self.thresholds[scale.highest.0..scale.highest.0 + scale.highest.1] {
-                for i in 0..ROWS {
-                    counts[i] += u32::from(is_beyond(values[i], *threshold));
-                }
-            }
+        let highest = &self.thresholds[scale.highest.0..scale.highest.0 + scale.highest.1];
+        for (block, first) in (0..rows).step_by(ROWS).enumerate() {
+            let rows = &input[first * width..(first + ROWS).min(rows) * width];
+            let (values, mut counts) = count.of_rows::<BEYOND>(rows, width, feature, highest);
             for level in &scale.levels {
-                for i in 0..ROWS {
-                    let node = level + (index(counts[i]) << NODE_BITS);
+                for (count_of_row, value) in counts.iter_mut().zip(values) {
+                    let node = level + (index(*count_of_row) << NODE_BITS);
                     debug_assert!(node + NODE <= self.thresholds.len());
                     // SAFETY: a level has a node more than the level above has thresholds, and is padded to whole nodes.
                     // So there is a node for each count of the level above.
                     let node = unsafe { &*self.thresholds.as_ptr().add(node).cast() };
-                    counts[i] = (counts[i] << NODE_BITS) + count(values[i], node);
+                    *count_of_row = (*count_of_row << NODE_BITS) + count.of_node::<BEYOND>(value, node);
                 }
             }
-            for i in 0..ROWS {
-                counts[i] = if is_nan(values[i]) { of_nan } else { counts[i] };
+            for (count_of_row, value) in counts.iter_mut().zip(values) {
+                *count_of_row = if is_nan(value) { of_nan } else { *count_of_row };
             }
             for column in 0..scale.columns.end - scale.columns.start {
                 let ranks = &mut ranks[index(column) * capacity + block * ROWS..][..ROWS];
@@ -235,24 +213,60 @@ impl<T: Number> Ranks<T> {
     }
 }
 
+/// Counts the thresholds that values are beyond. `BEYOND` is `ABOVE`, `AT_LEAST` or `BELOW`.
+pub(crate) trait Count<T: Number>: Copy {
+    /// Returns the number of thresholds of a node that a value is beyond.
+    fn of_node<const BEYOND: u8>(self, value: T, node: &[T; NODE]) -> u32;
+
+    /// Returns a feature's values of up to `ROWS` rows, and for each the number of thresholds that it is beyond.
+    #[inline(always)]
+    fn of_rows<const BEYOND: u8>(
+        self,
+        rows: &[T],
+        width: usize,
+        feature: usize,
+        thresholds: &[T],
+    ) -> ([T; ROWS], [u32; ROWS]) {
+        let mut values = [T::ZERO; ROWS];
+        for (value, row) in values.iter_mut().zip(rows.chunks_exact(width)) {
+            *value = row[feature];
+        }
+        let mut counts = [0; ROWS];
+        for threshold in thresholds {
+            for i in 0..ROWS {
+                counts[i] += u32::from(is_beyond::<BEYOND, T>(values[i], *threshold));
+            }
+        }
+        (values, counts)
+    }
+}
+
+/// Counts without instructions of a particular processor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portable;
+
+impl<T: Number> Count<T> for Portable {
+    #[inline(always)]
+    fn of_node<const BEYOND: u8>(self, value: T, node: &[T; NODE]) -> u32 {
+        node.iter().map(|threshold| u32::from(is_beyond::<BEYOND, T>(value, *threshold))).sum()
+    }
+}
+
+#[inline(always)]
+fn is_beyond<const BEYOND: u8, T: Number>(value: T, threshold: T) -> bool {
+    match BEYOND {
+        ABOVE => value > threshold,
+        AT_LEAST => value >= threshold,
+        _ => value < threshold,
+    }
+}
+
 /// Values, row by row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Values<'a, T> {
     pub(crate) input: &'a [T],
     pub(crate) width: usize,
     pub(crate) rows: usize,
-}
-
-/// Returns the number of thresholds that a value is beyond.
-#[inline(always)]
-pub(crate) fn count<T: Number>(beyond: Beyond, x: T, node: &[T; NODE]) -> u32 {
-    node.iter()
-        .map(|t| match beyond {
-            Beyond::Above => u32::from(x > *t),
-            Beyond::AtLeast => u32::from(x >= *t),
-            Beyond::Below => u32::from(x < *t),
-        })
-        .sum()
 }
 
 #[inline(always)]

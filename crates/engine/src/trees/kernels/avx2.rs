@@ -6,7 +6,7 @@ use crate::trees::compiled::{Cut, PADDING};
 use crate::trees::ensemble::Aggregate;
 use crate::trees::index;
 use crate::trees::kernels::{Addition, GROUP, RanksOfRows, portable};
-use crate::trees::ranks::{Beyond, NODE, Ranks, Values};
+use crate::trees::ranks::{ABOVE, AT_LEAST, Count, NODE, Ranks, Values};
 
 /// The rows of a register of bytes.
 const ROWS: usize = 32;
@@ -18,61 +18,84 @@ const VALUES: usize = 8;
 pub(super) fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
     #[target_feature(enable = "avx2,bmi1,popcnt")]
     fn fill(of: &Ranks<f32>, ranks: &mut [i8], capacity: usize, rows: Values<'_, f32>) {
-        of.fill(ranks, capacity, rows, |beyond, x, node| match beyond {
-            Beyond::Above => count::<_CMP_GT_OQ>(x, node),
-            Beyond::AtLeast => count::<_CMP_GE_OQ>(x, node),
-            Beyond::Below => count::<_CMP_LT_OQ>(x, node),
-        });
+        of.fill(ranks, capacity, rows, Vectors);
     }
     // SAFETY: `Kernel::all` offers this kernel only if the processor has these instructions.
     unsafe { fill(of, ranks, capacity, rows) }
 }
 
-/// Counts the thresholds for which a comparison with a value holds.
-#[inline]
-#[target_feature(enable = "avx2,bmi1,popcnt")]
-fn count<const COMPARISON: i32>(x: f32, node: &[f32; NODE]) -> u32 {
-    let x = _mm256_set1_ps(x);
-    // SAFETY: the node has the values of two registers.
-    let (low, high) = unsafe { (_mm256_loadu_ps(node.as_ptr()), _mm256_loadu_ps(node.as_ptr().add(VALUES))) };
-    let low = _mm256_movemask_ps(_mm256_cmp_ps::<COMPARISON>(x, low));
-    let high = _mm256_movemask_ps(_mm256_cmp_ps::<COMPARISON>(x, high));
-    low.count_ones() + high.count_ones()
+/// Counts with vectors. Only `fill` uses it.
+#[derive(Debug, Clone, Copy)]
+struct Vectors;
+
+impl Count<f32> for Vectors {
+    #[inline(always)]
+    fn of_node<const BEYOND: u8>(self, value: f32, node: &[f32; NODE]) -> u32 {
+        // SAFETY: the processor has the instructions, and the node has the values of two registers.
+        unsafe {
+            let value = _mm256_set1_ps(value);
+            let (low, high) = (_mm256_loadu_ps(node.as_ptr()), _mm256_loadu_ps(node.as_ptr().add(VALUES)));
+            let low = _mm256_movemask_ps(is_beyond::<BEYOND>(value, low));
+            let high = _mm256_movemask_ps(is_beyond::<BEYOND>(value, high));
+            low.count_ones() + high.count_ones()
+        }
+    }
 }
 
-/// Finds the leaves of rows.
-pub(super) fn leaves(cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves: &mut [u8; GROUP]) {
+/// Returns for each value whether it is beyond its threshold, in all of its bits.
+#[inline]
+#[target_feature(enable = "avx")]
+fn is_beyond<const BEYOND: u8>(values: __m256, thresholds: __m256) -> __m256 {
+    match BEYOND {
+        ABOVE => _mm256_cmp_ps::<_CMP_GT_OQ>(values, thresholds),
+        AT_LEAST => _mm256_cmp_ps::<_CMP_GE_OQ>(values, thresholds),
+        _ => _mm256_cmp_ps::<_CMP_LT_OQ>(values, thresholds),
+    }
+}
+
+/// Finds the leaves of rows, as `Kernel::leaves` does.
+pub(super) fn leaves<const TREES: usize>(
+    cuts: [&[Cut]; TREES],
+    ranks: &RanksOfRows<'_>,
+    rows: usize,
+    leaves: &mut [[u8; GROUP]; TREES],
+) {
     // SAFETY: as above.
     unsafe {
         match rows {
-            0..=32 => leaves_of::<1>(cuts, ranks, leaves),
-            33..=64 => leaves_of::<2>(cuts, ranks, leaves),
-            65..=128 => leaves_of::<4>(cuts, ranks, leaves),
-            129..=192 => leaves_of::<6>(cuts, ranks, leaves),
-            _ => leaves_of::<8>(cuts, ranks, leaves),
+            0..=32 => leaves_of::<TREES, 1>(cuts, ranks, leaves),
+            33..=64 => leaves_of::<TREES, 2>(cuts, ranks, leaves),
+            65..=128 => leaves_of::<TREES, 4>(cuts, ranks, leaves),
+            129..=192 => leaves_of::<TREES, 6>(cuts, ranks, leaves),
+            _ => leaves_of::<TREES, 8>(cuts, ranks, leaves),
         }
     }
 }
 
 /// Finds the leaves of `K` registers of rows.
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn leaves_of<const K: usize>(cuts: &[Cut], ranks: &RanksOfRows<'_>, leaves: &mut [u8; GROUP]) {
-    let mut at = [_mm256_setzero_si256(); K];
-    for cut in cuts {
-        let bound = _mm256_set1_epi8(cut.bound);
-        let first = _mm256_set1_epi8(cut.first.cast_signed());
-        let end = _mm256_set1_epi8(cut.end.cast_signed());
-        for (k, at) in at.iter_mut().enumerate() {
-            // SAFETY: the cut is one of the ensemble's, and the register is within a block that has rows. The ranks have its
-            // size.
+fn leaves_of<const TREES: usize, const K: usize>(
+    cuts: [&[Cut]; TREES],
+    ranks: &RanksOfRows<'_>,
+    leaves: &mut [[u8; GROUP]; TREES],
+) {
+    let mut at = [[_mm256_setzero_si256(); K]; TREES];
+    portable::each_cut(cuts, |tree, cut| {
+        let bound = _mm256_set1_epi32(i32::from_ne_bytes(cut.bound.map(i8::cast_unsigned)));
+        let first = _mm256_set1_epi32(i32::from_ne_bytes(cut.first));
+        let end = _mm256_set1_epi32(i32::from_ne_bytes(cut.end));
+        for (k, at) in at[tree].iter_mut().enumerate() {
+            // SAFETY: the cut is one of the ensemble's, and the register is within a block that has rows.
             let rank = unsafe { _mm256_loadu_si256(ranks.of::<ROWS>(cut.column, ROWS * k).as_ptr().cast()) };
             let moves = _mm256_and_si256(_mm256_cmpgt_epi8(rank, bound), _mm256_cmpeq_epi8(*at, first));
             *at = _mm256_blendv_epi8(*at, end, moves);
         }
-    }
-    for (at, leaves) in at.iter().zip(leaves.chunks_exact_mut(ROWS)) {
-        // SAFETY: `leaves` has the size of a register.
-        unsafe { _mm256_storeu_si256(leaves.as_mut_ptr().cast(), *at) };
+    });
+    for (at, leaves) in at.iter().zip(leaves) {
+        for (at, leaves) in at.iter().zip(leaves.chunks_exact_mut(ROWS)) {
+            // SAFETY: `leaves` has the size of a register.
+            unsafe { _mm256_storeu_si256(leaves.as_mut_ptr().cast(), *at) };
+        }
     }
 }
 

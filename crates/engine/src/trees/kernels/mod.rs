@@ -24,6 +24,9 @@ pub(crate) const BLOCK: usize = 64;
 /// The number of rows that go through a tree together, and the rows of a part if no tree needs a walk.
 pub(crate) const GROUP: usize = 256;
 
+/// The number of trees that few rows go through at the same time.
+const TOGETHER: usize = 4;
+
 /// The number of rows of a part, if a tree needs a walk. Such trees are large, so they are read less often.
 const PART_OF_WALKS: usize = 1024;
 
@@ -89,8 +92,15 @@ impl Kernel {
         }
     }
 
-    /// Finds the leaves of up to `GROUP` rows in a tree. Reads the ranks of whole blocks only.
-    fn leaves(self, cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves: &mut [u8; GROUP]) {
+    /// Finds the leaves of rows in trees: of up to `GROUP` rows in one, or of up to `BLOCK` in several. Reads the ranks of
+    /// whole blocks only.
+    fn leaves<const TREES: usize>(
+        self,
+        cuts: [&[Cut]; TREES],
+        ranks: &RanksOfRows<'_>,
+        rows: usize,
+        leaves: &mut [[u8; GROUP]; TREES],
+    ) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => avx512::leaves(cuts, ranks, rows, leaves),
@@ -163,31 +173,35 @@ pub(crate) struct Part<'a, T> {
 
 /// Adds the weights of all trees to the sums.
 fn add_trees<T: Computed>(kernel: Kernel, part: &mut Part<'_, T>) {
-    let mut leaves = [0; GROUP];
-    for tree in &part.compiled.trees {
+    let compiled = part.compiled;
+    let mut leaves = [[0; GROUP]; TOGETHER];
+    // Few rows do not fill the processor's pipeline, because each cut of a tree waits for the one before it.
+    let together = if part.rows <= BLOCK { TOGETHER } else { 1 };
+    for trees in compiled.trees.chunks(together) {
+        let cuts = std::array::from_fn(|i| trees.get(i).map_or(&[][..], |tree| compiled.cuts_of(tree)));
         for first in (0..part.rows).step_by(GROUP) {
             let rows = (part.rows - first).min(GROUP);
-            let count = match tree.form {
-                Form::Walk(tests) => {
-                    walk::add(part, first, rows, tree, tests);
-                    continue;
-                }
-                Form::Leaf => {
-                    leaves.fill(0);
-                    1
-                }
-                Form::Cuts { cuts, leaves: count } => {
-                    let ranks = RanksOfRows { ranks: &part.ranks[first..], capacity: part.capacity };
-                    let cuts = &part.compiled.cuts[index(cuts.0)..index(cuts.1)];
-                    kernel.leaves(cuts, &ranks, rows, &mut leaves);
-                    count
-                }
-            };
-            let by = part.compiled.scoring.aggregate;
-            let add = |values: &[T], sums: &mut [T]| {
-                T::add_values(kernel, &Addition { by, values, count, leaves: &leaves, rows }, sums);
-            };
-            add_weights(part, first, rows, tree, add, |row| u32::from(leaves[row]));
+            // Without cuts there are no ranks.
+            let ranks = part.ranks.get(first..).unwrap_or_default();
+            let ranks = RanksOfRows { ranks, capacity: part.capacity };
+            match trees {
+                [_] => kernel.leaves([cuts[0]], &ranks, rows, std::array::from_mut(&mut leaves[0])),
+                _ => kernel.leaves::<TOGETHER>(cuts, &ranks, rows, &mut leaves),
+            }
+            for (tree, leaves) in trees.iter().zip(&leaves) {
+                let count = match tree.form {
+                    Form::Walk(tests) => {
+                        walk::add(part, first, rows, tree, tests);
+                        continue;
+                    }
+                    Form::Cuts { leaves, .. } => leaves,
+                };
+                let by = compiled.scoring.aggregate;
+                let add = |values: &[T], sums: &mut [T]| {
+                    T::add_values(kernel, &Addition { by, values, count, leaves, rows }, sums);
+                };
+                add_weights(part, first, rows, tree, add, |row| u32::from(leaves[row]));
+            }
         }
     }
 }
@@ -245,7 +259,7 @@ impl Computed for f32 {
             Kernel::Avx512 => avx512::fill(of, ranks, capacity, rows),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => avx2::fill(of, ranks, capacity, rows),
-            Kernel::Portable => of.fill(ranks, capacity, rows, ranks::count),
+            Kernel::Portable => of.fill(ranks, capacity, rows, ranks::Portable),
         }
     }
 
@@ -271,7 +285,7 @@ impl Computed for f32 {
 
 impl Computed for f64 {
     fn fill(_: Kernel, of: &Ranks<Self>, ranks: &mut [i8], capacity: usize, rows: Values<'_, Self>) {
-        of.fill(ranks, capacity, rows, ranks::count);
+        of.fill(ranks, capacity, rows, ranks::Portable);
     }
 
     fn add_values(_: Kernel, addition: &Addition<'_, Self>, sums: &mut [Self]) {

@@ -6,24 +6,51 @@ use crate::trees::index;
 use crate::trees::kernels::{Addition, GROUP, Part, RanksOfRows};
 use crate::trees::number::Number;
 
-/// The number of rows whose leaves are in registers.
-const TOGETHER: usize = 64;
-
-/// Finds the leaves of rows.
-pub(super) fn leaves(cuts: &[Cut], ranks: &RanksOfRows<'_>, rows: usize, leaves: &mut [u8; GROUP]) {
-    for (group, leaves) in leaves.chunks_exact_mut(TOGETHER).enumerate().take(rows.div_ceil(TOGETHER)) {
-        let mut at = [0_u8; TOGETHER];
-        for Cut { column, bound, first, end } in cuts {
-            // SAFETY: the cut is one of the ensemble's, and every group has a row.
-            let ranks = unsafe { ranks.of::<TOGETHER>(*column, group * TOGETHER) };
-            for i in 0..TOGETHER {
-                // Written with bits, because the compiler does not vectorise a choice here.
-                let moves = all_bits(ranks[i] > *bound) & all_bits(at[i] == *first);
-                at[i] ^= moves & (first ^ end);
-            }
-        }
-        leaves.copy_from_slice(&at);
+/// Finds the leaves of rows, as `Kernel::leaves` does.
+pub(super) fn leaves<const TREES: usize>(
+    cuts: [&[Cut]; TREES],
+    ranks: &RanksOfRows<'_>,
+    rows: usize,
+    leaves: &mut [[u8; GROUP]; TREES],
+) {
+    // As many rows as have their leaves in registers.
+    match rows {
+        0..=16 => leaves_of::<TREES, 16>(cuts, ranks, rows, leaves),
+        _ => (0..TREES).for_each(|i| leaves_of::<1, 64>([cuts[i]], ranks, rows, std::array::from_mut(&mut leaves[i]))),
     }
+}
+
+#[inline(always)]
+fn leaves_of<const TREES: usize, const ROWS: usize>(
+    cuts: [&[Cut]; TREES],
+    ranks: &RanksOfRows<'_>,
+    rows: usize,
+    leaves: &mut [[u8; GROUP]; TREES],
+) {
+    for first in (0..rows).step_by(ROWS) {
+        let mut at = [[0; ROWS]; TREES];
+        each_cut(cuts, |tree, Cut { column, bound: [bound, ..], first: [leaf, ..], end: [end, ..] }| {
+            // SAFETY: the cut is one of the ensemble's, and these rows have a first one.
+            let ranks = unsafe { ranks.of::<ROWS>(*column, first) };
+            for i in 0..ROWS {
+                // Written with bits, because the compiler does not vectorise a choice here.
+                let moves = all_bits(ranks[i] > *bound) & all_bits(at[tree][i] == *leaf);
+                at[tree][i] ^= moves & (leaf ^ end);
+            }
+        });
+        for (at, leaves) in at.iter().zip(leaves.iter_mut()) {
+            leaves[first..first + ROWS].copy_from_slice(at);
+        }
+    }
+}
+
+/// Calls a function for each cut of trees, with the tree's number. Cuts of different trees alternate.
+#[inline(always)]
+pub(super) fn each_cut<const TREES: usize>(cuts: [&[Cut]; TREES], mut f: impl FnMut(usize, &Cut)) {
+    let joint = cuts.iter().map(|cuts| cuts.len()).min().unwrap_or(0);
+    // Unrolled, so that what `f` keeps for each tree stays in registers.
+    (0..joint).for_each(|i| (0..TREES).for_each(|tree| f(tree, &cuts[tree][i])));
+    (0..TREES).for_each(|tree| cuts[tree][joint..].iter().for_each(|cut| f(tree, cut)));
 }
 
 #[inline(always)]
