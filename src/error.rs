@@ -108,6 +108,8 @@ pub(crate) enum Error {
     ProbeMemory { detail: String },
     /// The validation process ended abnormally.
     ProbeDied { how: String, said: String },
+    /// The validation process gave no valid answer.
+    ProbeAnswer { said: String },
     /// The HTML page of `predict.report()` could not be rendered.
     Report { reason: String },
 }

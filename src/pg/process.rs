@@ -18,6 +18,15 @@ pub(crate) fn is_worker() -> bool {
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
+/// Whether `check_interrupts` has something to process.
+pub(crate) fn is_interrupted() -> bool {
+    // SAFETY: reads variables, of which a signal handler sets the first.
+    unsafe {
+        let is_pending = (&raw const pg_sys::InterruptPending).read_volatile() != 0;
+        is_pending && pg_sys::InterruptHoldoffCount == 0 && pg_sys::CritSectionCount == 0
+    }
+}
+
 /// Processes pending interrupts. Raises an error for a cancel, a terminate or a timeout.
 pub(crate) fn check_interrupts() {
     pg_sys::check_for_interrupts!();

@@ -386,6 +386,13 @@ fn table(error: Error) -> Report {
             );
             if said.is_empty() { r } else { r.detail(format!("It said: {said}")) }
         }
+        Error::ProbeAnswer { said } => {
+            let r = report(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                "the program that tries the model gave no valid answer".to_owned(),
+            );
+            if said.is_empty() { r } else { r.detail(format!("It said: {said}")) }
+        }
     }
 }
 

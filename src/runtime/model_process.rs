@@ -4,6 +4,7 @@
 //! earlier process is recognized. The lock of the process is held only briefly: for a message, or for at most one tick
 //! while an answer is awaited.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use pg_predict_model_process::sandbox::{Limits, Profile, Report};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::pg::process::check_interrupts;
+use crate::pg::process::{check_interrupts, is_interrupted};
 use crate::pg::report;
 use crate::runtime::activity;
 use crate::settings;
@@ -35,7 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(50);
 const LARGEST_FILE: u64 = 1 << 20;
 /// The same with CUDA, whose driver makes shared memory, which counts as a file.
 const LARGEST_FILE_WITH_CUDA: u64 = 64 << 20;
-/// The largest response, in bytes.
+/// The largest response, in bytes. A response is also within the memory that the process may use.
 const LARGEST_RESPONSE: usize = 4 << 30;
 
 /// The model process, its generation, the idle timeout that it was told, and whether its sandbox was logged.
@@ -47,8 +48,10 @@ struct KeptProcess {
 }
 
 static PROCESS: Mutex<Option<KeptProcess>> = Mutex::new(None);
-/// How the process that ended last has ended, and its generation.
-static LAST_END: Mutex<Option<(u64, End)>> = Mutex::new(None);
+/// How the processes that ended last have ended, and their generations.
+static ENDS: Mutex<VecDeque<(u64, End)>> = Mutex::new(VecDeque::new());
+/// The most ends that are kept. Batches of a query wait in at most a few processes.
+const MOST_ENDS: usize = 16;
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 /// Numbers of sessions and of prepared runs.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -78,9 +81,18 @@ impl From<pg_predict_engine::Error> for Failure {
     }
 }
 
-/// Returns how a process has ended, if it is the one that ended last.
+/// Returns how a process has ended, if it is one of those that ended last.
 pub(crate) fn end_of(generation: u64) -> Option<End> {
-    LAST_END.lock().as_ref().filter(|(last, _)| *last == generation).map(|(_, end)| end.clone())
+    ENDS.lock().iter().find(|(ended, _)| *ended == generation).map(|(_, end)| end.clone())
+}
+
+/// Keeps how a process has ended.
+fn keep_end(generation: u64, end: End) {
+    let mut ends = ENDS.lock();
+    if ends.len() >= MOST_ENDS {
+        ends.pop_front();
+    }
+    ends.push_back((generation, end));
 }
 
 /// Whether a process ended by itself because it was idle.
@@ -158,9 +170,9 @@ pub(crate) fn connect(device: Device) -> Result<u64> {
             }
             None => {
                 let end = process.process.kill();
-                *LAST_END.lock() = Some((process.generation, End { taken: 0, ..end }));
+                keep_end(process.generation, End { taken: 0, ..end });
             }
-            Some(end) => *LAST_END.lock() = Some((process.generation, end)),
+            Some(end) => keep_end(process.generation, end),
         }
         *kept = None;
     }
@@ -195,7 +207,7 @@ fn with<T>(
     match work(&mut process.process) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(end)) => {
-            *LAST_END.lock() = Some((generation, end));
+            keep_end(generation, end);
             *kept = None;
             activity::show_process(0);
             Err(Failure::Ended)
@@ -203,7 +215,7 @@ fn with<T>(
         Err(error @ pg_predict_engine::Error::Protocol { .. }) => {
             // Nothing more is believed of a process that broke the protocol.
             let end = process.process.kill();
-            *LAST_END.lock() = Some((generation, end));
+            keep_end(generation, end);
             *kept = None;
             activity::show_process(0);
             Err(error.into())
@@ -256,11 +268,18 @@ pub(crate) fn read<T>(
     slot: &mut Slot,
     read: impl FnOnce(&mut Reader<'_>) -> pg_predict_engine::Result<T>,
 ) -> std::result::Result<Option<(pg_predict_engine::Result<T>, Duration)>, Failure> {
+    let memory = settings::model_process_memory_limit().and_then(|bytes| usize::try_from(bytes).ok());
+    let most = memory.unwrap_or(LARGEST_RESPONSE).min(LARGEST_RESPONSE);
     with(generation, |process| {
-        process.read(slot, LARGEST_RESPONSE, |from| match read_result(from, read) {
-            Err(error @ pg_predict_engine::Error::Protocol { .. }) => Err(error),
-            result => Ok(result),
-        })
+        process.read(
+            slot,
+            most,
+            || !is_interrupted(),
+            |from| match read_result(from, read) {
+                Err(error @ pg_predict_engine::Error::Protocol { .. }) => Err(error),
+                result => Ok(result),
+            },
+        )
     })
 }
 
@@ -320,6 +339,7 @@ pub(crate) fn call<T>(
             }
             return Ok(result);
         }
+        check_interrupts();
     }
 }
 
@@ -368,6 +388,6 @@ pub(crate) fn end() -> bool {
     let Some(mut kept) = kept else { return false };
     let end = kept.process.kill();
     // No request is blamed for this end.
-    *LAST_END.lock() = Some((kept.generation, End { taken: 0, ..end }));
+    keep_end(kept.generation, End { taken: 0, ..end });
     true
 }

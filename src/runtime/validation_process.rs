@@ -182,6 +182,7 @@ pub(crate) fn run(parts: &Parts<'_>, options: &Options, may_ask: bool) -> Result
             Err(Error::ProbeMemory { detail: limit })
         }
         Ok(ValidationResult::Refusal(error)) => Err(error.into()),
+        _ if status.success() => Err(Error::ProbeAnswer { said }),
         _ => {
             if ["memory allocation of", "bad_alloc", "cannot allocate", "Cannot allocate"]
                 .iter()

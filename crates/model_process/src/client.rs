@@ -275,11 +275,13 @@ impl ModelProcess {
     }
 
     /// Reads the answer to a request. Returns `None` if it has to be waited for again, because the response did not fit
-    /// into its region. `most` is the largest response, in bytes.
+    /// into its region. `most` is the largest response, in bytes. A process may ask for gigabytes, so `goes_on` is asked
+    /// now and then whether to go on; if not, the answer has to be waited for again too.
     pub fn read<T>(
         &mut self,
         slot: &mut Slot,
         most: usize,
+        goes_on: impl Fn() -> bool,
         read: impl FnOnce(&mut Reader<'_>) -> Result<T>,
     ) -> Result<std::result::Result<Option<(T, Duration)>, End>> {
         let Some(state) = self.state(slot.index) else { return Ok(Err(self.kill())) };
@@ -294,7 +296,10 @@ impl ModelProcess {
             }
             TOO_SMALL if length > most => Err(Error::TooLarge { bytes: length }),
             TOO_SMALL if length > slot.response.len() => {
-                slot.response = new_region(length.next_power_of_two())?;
+                slot.response = match SharedMemory::create_while(length.next_power_of_two(), goes_on) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Ok(None)),
+                    region => region.map_err(|_| no_region(length))?,
+                };
                 let message = Message::Region { slot: slot.index, response: true };
                 if let Err(end) = self.send(&message, Some(slot.response.descriptor())) {
                     return Ok(Err(end));
@@ -421,10 +426,10 @@ impl Drop for ModelProcess {
     }
 }
 
-/// Reads what the process wrote to the socket. Returns whether it closed the socket.
 /// The most packets that are read at once. A process sends a handful.
 const MOST_PACKETS: usize = 64;
 
+/// Reads what the process wrote to the socket. Returns whether it closed the socket.
 fn read_socket(socket: &OwnedFd, report: &mut Option<Report>) -> bool {
     for _ in 0..MOST_PACKETS {
         match receive(socket.as_fd(), false) {
@@ -440,8 +445,11 @@ fn read_socket(socket: &OwnedFd, report: &mut Option<Report>) -> bool {
 }
 
 fn new_region(length: usize) -> Result<SharedMemory> {
-    SharedMemory::create(length)
-        .map_err(|_| Error::OutOfMemory { what: "a batch in shared memory".into(), bytes: length })
+    SharedMemory::create(length).map_err(|_| no_region(length))
+}
+
+fn no_region(length: usize) -> Error {
+    Error::OutOfMemory { what: "a batch in shared memory".into(), bytes: length }
 }
 
 fn written(region: &SharedMemory, write: &impl Fn(&mut Writer<'_>)) -> usize {

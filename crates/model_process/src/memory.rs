@@ -26,6 +26,9 @@ unsafe impl Send for SharedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMemory {}
 
+/// The bytes that are allocated at once, which takes some 25 ms.
+const PIECE: usize = 64 << 20;
+
 /// The seals of a region: its size is final.
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
@@ -34,9 +37,25 @@ fn seals() -> SealFlag {
 impl SharedMemory {
     /// Creates a region of `len` bytes, which are zero.
     pub fn create(len: usize) -> io::Result<Self> {
+        Self::create_while(len, || true)
+    }
+
+    /// Creates a region like `create`. Returns the error `Interrupted` as soon as `goes_on` returns false.
+    pub fn create_while(len: usize, goes_on: impl Fn() -> bool) -> io::Result<Self> {
         let file = memfd_create(c"pg_predict", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        let size = i64::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        fallocate(&file, FallocateFlags::empty(), 0, size)?;
+        let size = |bytes: usize| i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory));
+        for start in (0..len).step_by(PIECE) {
+            if !goes_on() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let (start, piece) = (size(start)?, size(PIECE.min(len - start))?);
+            // Older kernels stop for a signal.
+            while let Err(e) = fallocate(&file, FallocateFlags::empty(), start, piece) {
+                if e != nix::errno::Errno::EINTR {
+                    return Err(e.into());
+                }
+            }
+        }
         match fcntl(&file, FcntlArg::F_ADD_SEALS(seals())) {
             // Sealing is not available in some containers. Both sides then rely on the other not to shrink the region.
             Ok(_) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS) => {}
@@ -192,6 +211,22 @@ mod tests {
         assert_eq!(theirs.copy_out::<u8>(60, 5), None);
         assert_eq!(theirs.copy_out::<u64>(usize::MAX, 1), None);
         assert_eq!(theirs.copy_out::<u64>(0, usize::MAX), None);
+    }
+
+    #[test]
+    fn the_creation_of_a_large_region_can_be_ended() {
+        let pieces = std::cell::Cell::new(0);
+        let goes_on = |most| {
+            pieces.set(pieces.get() + 1);
+            pieces.get() <= most
+        };
+        assert_eq!(
+            SharedMemory::create_while(10 * PIECE, || goes_on(3)).unwrap_err().kind(),
+            io::ErrorKind::Interrupted
+        );
+        pieces.set(0);
+        let region = SharedMemory::create_while(2 * PIECE + 1, || goes_on(3)).unwrap();
+        assert_eq!((region.len(), pieces.get()), (2 * PIECE + 1, 3));
     }
 
     #[test]

@@ -63,7 +63,8 @@ fn attacked(how: &str) -> Seen {
             Ok(false) => continue,
             Err(end) => return Seen::End(end.cause),
         }
-        let read = process.read(&mut slot, LARGEST, |from| read_result(from, |from| read_output(from, 3, EXPECTED)));
+        let read =
+            process.read(&mut slot, LARGEST, || true, |from| read_result(from, |from| read_output(from, 3, EXPECTED)));
         match read {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(answer))) => panic!("{how}: believed {answer:?}"),
