@@ -65,6 +65,17 @@ CREATE AGGREGATE predict_internal.batch_of(model text, VARIADIC "rows" "any") (
     COMBINEFUNC = predict_internal.batch_combine, SERIALFUNC = predict_internal.batch_serialize, DESERIALFUNC = predict_internal.batch_deserialize,
     PARALLEL = SAFE
 );
+-- predict_batch() of groups that share their batches, as the planner replaces it. scored_row() is a row: the model, the aggregate that the
+-- user called, and the row. Only the planner can make a call with an argument of type internal. It returns a number, which names the scored
+-- row in this session.
+CREATE FUNCTION predict_internal.scored_row(model text, aggregate oid, internal, VARIADIC "rows" "any") RETURNS bigint
+    LANGUAGE c STABLE PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'pg_predict_scored_row';
+CREATE FUNCTION predict_internal.batch_transition_scored(internal, scored bigint) RETURNS internal
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_scored';
+CREATE AGGREGATE predict_internal.batch_of_scored(scored bigint) (
+    SFUNC = predict_internal.batch_transition_scored, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = predict_internal.batch_final, FINALFUNC_MODIFY = READ_WRITE, PARALLEL = SAFE
+);
 CREATE FUNCTION predict_internal.batch_transition_handle(internal, text, text[], VARIADIC "any") RETURNS internal
     LANGUAGE c STABLE PARALLEL SAFE COST 1000 SUPPORT predict_internal.call_support AS 'MODULE_PATHNAME', 'pg_predict_batch_transition_handle';
 CREATE AGGREGATE predict_internal.predict_batch_handle(model text, columns text[], VARIADIC "rows" "any") (

@@ -24,6 +24,8 @@ pg_function!(
     pg_finfo_pg_predict_batch_transition_columns_handle,
     transition_columns_handle
 );
+pg_function!(pg_predict_batch_transition_scored, pg_finfo_pg_predict_batch_transition_scored, transition_scored);
+pg_function!(pg_predict_scored_row, pg_finfo_pg_predict_scored_row, scored_row);
 pg_function!(pg_predict_batch_combine, pg_finfo_pg_predict_batch_combine, combine);
 pg_function!(pg_predict_batch_serialize, pg_finfo_pg_predict_batch_serialize, serialize);
 pg_function!(pg_predict_batch_deserialize, pg_finfo_pg_predict_batch_deserialize, deserialize);
@@ -107,6 +109,26 @@ fn step(call: &Call, row: RowArguments, wanted: Option<usize>) -> Result<Option<
     };
     group.add(call, row, sites.columns.as_deref(), sites.constant)?;
     Ok(Some(internal(group)))
+}
+
+/// Adds a row that a BatchPredict node has scored.
+fn transition_scored(call: &Call) -> Result<Option<Datum>> {
+    let Some(number) = call.argument(1) else { return Err(Error::StaleHandle) };
+    let pool = call.site(|| Ok(Pool::new()))?;
+    let group = match call.state::<GroupState>(0) {
+        Some(group) => group,
+        None => {
+            let context = call.aggregate_context("predict_batch")?;
+            call.give_state(memory::own(context, GroupState::new(None, &[])))
+        }
+    };
+    group.add_scored(number.value() as u64, pool, call)?;
+    Ok(Some(internal(group)))
+}
+
+/// A row that is scored for `transition_scored`. Only a BatchPredict node evaluates it.
+fn scored_row(_call: &Call) -> Result<Option<Datum>> {
+    Err(Error::Context { function: "scored_row()", reason: "is called by a user" })
 }
 
 fn combine(call: &Call) -> Result<Option<Datum>> {

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::pg::{ambiguity, memory, node, running_query, text, tuple};
 
 /// The row arguments of a call: the types that the parser resolved, and the first argument of the first row.
+#[derive(Clone)]
 pub(crate) struct Arguments {
     pub(crate) types: Vec<Oid>,
     /// Whether the last argument was passed with VARIADIC.

@@ -13,6 +13,10 @@ use crate::results::definition_list::BEFORE_ROW;
 use crate::results::output_values;
 use crate::results::result_set::{ElementKey, Layout};
 
+/// The arguments of a call of `scored_row` before those of its row: the model, the aggregate that the user called, and
+/// one that only the planner can make.
+pub(crate) const BEFORE_SCORED_ROW: usize = 3;
+
 /// The function of a plain call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +28,8 @@ pub(crate) enum CallForm {
     Embed,
     /// A column of a `predictions()` that the planner replaced.
     Column,
+    /// A row of a `predict_batch()` whose groups share their batches. Its value is the number of the scored row.
+    Row,
 }
 
 impl CallForm {
@@ -36,6 +42,7 @@ impl CallForm {
             "pg_predict_predict_json" => Self::Json,
             "pg_predict_embed" => Self::Embed,
             "pg_predict_prediction_column" => Self::Column,
+            "pg_predict_scored_row" => Self::Row,
             _ => return None,
         })
     }
@@ -49,12 +56,17 @@ impl CallForm {
             Self::Json => "predict_json()",
             Self::Embed => "embed()",
             Self::Column => "predictions()",
+            Self::Row => "predict_batch()",
         }
     }
 
     /// Returns the number of arguments before those of the row.
     pub(crate) fn before_row(self) -> usize {
-        if self == Self::Column { BEFORE_ROW } else { 1 }
+        match self {
+            Self::Column => BEFORE_ROW,
+            Self::Row => BEFORE_SCORED_ROW,
+            _ => 1,
+        }
     }
 
     /// Reports an error if the form cannot return the selected output.
@@ -101,8 +113,8 @@ impl CallForm {
             Self::Text => output_values::selected(layout, chunk, nth)?.map(|s| text::datum(&output_values::as_text(s))),
             Self::Array | Self::Embed => Some(array(layout, chunk, nth, self)?),
             Self::Json => json(layout, chunk, nth)?,
-            // Its values are read by the definition list.
-            Self::Column => None,
+            // Their values are no outputs.
+            Self::Column | Self::Row => None,
         })
     }
 

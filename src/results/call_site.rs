@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::error::{Error, Result, of_model};
 use crate::pg::call::Call;
 use crate::results::exchange::Parcel;
 use crate::results::result_rows;
-use crate::results::result_set::{Faults, Layout, Results};
+use crate::results::result_set::{Faults, Layout, Results, ScoredRows};
 use crate::results::spill::Pool;
 use crate::rows::binding::{Binding, Carried};
 use crate::rows::carried_values;
@@ -153,15 +154,9 @@ impl CallSite {
         call: &Call,
     ) -> Result<()> {
         let encoded = self.encode(buffer, ran)?;
-        let mut results = results.borrow_mut();
-        if let Some((row, reason)) = buffer.failures.first() {
-            let key = result_rows::first_carried(&results.layout, &encoded, *row)?;
-            let which =
-                key.unwrap_or_else(|| format!("row {} of those that were gathered", results.rows() + *row as u64 + 1));
-            let first = Some((which, reason.clone()));
-            results.count_faults(Faults { rows: buffer.failures.len() as u64, first });
-        }
-        results.push(encoded, call)
+        let failed =
+            (buffer.failures.len() as u64, buffer.failures.first().map(|(row, reason)| (*row, reason.as_str())));
+        append(&mut results.borrow_mut(), encoded, failed, call)
     }
 
     /// Waits for all batches under way, and keeps their results.
@@ -259,6 +254,22 @@ impl CallSite {
     }
 }
 
+/// Appends encoded rows to the results of a group. `failed`: how many of them failed, and the first of them.
+fn append(
+    results: &mut Results,
+    encoded: Vec<u8>,
+    (rows, first): (u64, Option<(usize, &str)>),
+    call: &Call,
+) -> Result<()> {
+    if let Some((row, reason)) = first {
+        let key = result_rows::first_carried(&results.layout, &encoded, row)?;
+        let which =
+            key.unwrap_or_else(|| format!("row {} of those that were gathered", results.rows() + row as u64 + 1));
+        results.count_faults(Faults { rows, first: Some((which, reason.to_owned())) });
+    }
+    results.push(encoded, call)
+}
+
 /// The rows of one aggregate group that wait for a batch, and the results of earlier rows.
 pub(crate) struct GroupState {
     /// None for a group that holds only results of parallel workers.
@@ -271,6 +282,8 @@ pub(crate) struct GroupState {
     pub(crate) bound: bool,
     pub(crate) results: Option<Rc<RefCell<Results>>>,
     pub(crate) parcel: Option<Parcel>,
+    /// The last rows of the group, if a BatchPredict node has scored them.
+    scored: Option<(Rc<ScoredRows>, Range<usize>)>,
     pub(crate) noted: usize,
     pub(crate) plain: Option<Rc<PlainRow>>,
 }
@@ -296,6 +309,7 @@ impl GroupState {
             bound: false,
             results: None,
             parcel: None,
+            scored: None,
             noted: 0,
             plain: None,
         }
@@ -306,6 +320,34 @@ impl GroupState {
         let mut group = Self::new(None, &[]);
         group.parcel = parcel;
         group
+    }
+
+    /// Adds a row that a BatchPredict node has scored.
+    pub(crate) fn add_scored(&mut self, number: u64, pool: &Rc<Pool>, call: &Call) -> Result<()> {
+        if let Some((rows, range)) = &mut self.scored
+            && rows.position(number) == Some(range.end)
+        {
+            range.end += 1;
+            return Ok(());
+        }
+        self.keep_scored(call)?;
+        let (rows, row) = ScoredRows::find(number)?;
+        let layout = &rows.layout;
+        self.results
+            .get_or_insert_with(|| Rc::new(RefCell::new(Results::new(Arc::clone(layout), Rc::clone(pool)))))
+            .borrow_mut()
+            .agree(layout)?;
+        self.scored = Some((rows, row..row + 1));
+        Ok(())
+    }
+
+    /// Appends the last rows of the group, if a BatchPredict node has scored them, to its results.
+    fn keep_scored(&mut self, call: &Call) -> Result<()> {
+        let (Some((rows, range)), Some(results)) = (self.scored.take(), &self.results) else { return Ok(()) };
+        let encoded = rows.encoded(range.clone())?;
+        let (failed, first) = rows.failures(range.clone());
+        let first = first.map(|(row, reason)| (row - range.start, reason.as_str()));
+        append(&mut results.borrow_mut(), encoded, (failed, first), call)
     }
 
     /// Checks that a call names the model that the group began with.
@@ -438,6 +480,7 @@ impl GroupState {
             self.flush(&mut site, true, call)?;
             site.collect(call)?;
         }
+        self.keep_scored(call)?;
         Ok(self.results.take().map(|r| {
             let empty = Results::new(Arc::clone(&r.borrow().layout), Pool::new());
             r.replace(empty)

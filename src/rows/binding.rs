@@ -161,10 +161,10 @@ impl Binding {
     }
 
     /// Renumbers the features so that their values, in order, are the only arguments. Returns the previous argument
-    /// index of each. A row passed as one value stays one argument.
+    /// index of each. A row passed as one value stays one argument, and one passed as its columns stays these.
     pub(crate) fn compact(&mut self) -> Vec<usize> {
-        if self.composite.is_some() {
-            return vec![0];
+        if let Some(composite) = &self.composite {
+            return if composite.spread { (0..composite.values.len()).collect() } else { vec![0] };
         }
         let sources = self.features.iter_mut().enumerate().map(|(i, f)| std::mem::replace(&mut f.source, i)).collect();
         self.settle();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pg_predict_engine::batch::Batch;
 use pg_predict_engine::encoding::encoded_reader::EncodedRows;
 use pg_predict_engine::encoding::encoded_rows::{self, RowHeaders};
+use pg_predict_engine::encoding::layout::MOST_COLUMNS;
 use pg_predict_engine::reference::Selection;
 use pg_predict_engine::run::RunOutput;
 use pg_predict_engine::tensor::Column;
@@ -19,8 +20,9 @@ use crate::pg::memory;
 use crate::planner::cost;
 use crate::registry::{self, Resolved};
 use crate::results::call_form::CallForm;
-use crate::results::result_set::Layout;
+use crate::results::result_set::{Layout, ScoredRows};
 use crate::rows::binding::Binding;
+use crate::rows::carried_values::CarriedForm;
 use crate::rows::row_buffer::RowBuffer;
 use crate::runtime::batch_runner::{BatchRunner, RunSpec, Took};
 use crate::runtime::shared_memory::nanos;
@@ -59,6 +61,10 @@ pub(super) struct ModelBatcher {
     spare: Vec<(RowBuffer, Vec<u32>)>,
     /// The columns of a definition list, if the calls return them.
     streamed: Option<Streamed>,
+    /// What the rows are made of, if the calls return scored rows.
+    scored: Option<Arc<Layout>>,
+    /// How a row's carried values are kept that goes directly into the tensors: the attributes, and the form.
+    carried: (Vec<usize>, CarriedForm),
     context: pg_sys::MemoryContext,
 }
 
@@ -102,6 +108,8 @@ impl ModelBatcher {
             flights: VecDeque::new(),
             spare: Vec::new(),
             streamed,
+            scored: None,
+            carried: Default::default(),
             context,
         })
     }
@@ -114,7 +122,7 @@ impl ModelBatcher {
         version: Arc<Version>,
     ) -> CachedBinding {
         let count = version.signature.outputs.len();
-        let all = |i: usize| calls[i].1 == CallForm::Json && !resolved[i].names_output;
+        let all = |i: usize| matches!(calls[i].1, CallForm::Json | CallForm::Row) && !resolved[i].names_output;
         let wanted: Vec<bool> =
             (0..count).map(|o| (0..resolved.len()).any(|i| all(i) || resolved[i].selection.output == o)).collect();
         let spec = RunSpec::new(version, &wanted);
@@ -123,7 +131,7 @@ impl ModelBatcher {
             let output = wanted.iter().take(resolved.selection.output).filter(|w| **w).count();
             let selection = Selection { output, element: resolved.selection.element.clone() };
             let mut layout = spec.layout(&selection, Vec::new(), false);
-            layout.named = resolved.names_output;
+            layout.named = resolved.names_output && *form != CallForm::Row;
             answers.push(CallColumn { column: *column, form: *form, layout });
         }
         Self::unbound(references, spec, answers)
@@ -198,12 +206,22 @@ impl ModelBatcher {
     /// not known yet.
     pub(super) fn bind(&mut self, columns: pg_sys::TupleDesc, arguments: &Arguments) -> Result<bool> {
         let version = &self.cached.spec.version;
-        let bound = if columns.is_null() {
-            Binding::new(version, arguments, Some(&[]), self.context)?
-        } else {
-            Some(Binding::of_columns(version, columns, self.context)?)
+        let scored = self.cached.answers.iter_mut().find(|answer| answer.form == CallForm::Row);
+        let bound = match (&scored, columns.is_null()) {
+            // A scored row carries what the model does not take.
+            (Some(_), _) => Binding::new(version, &Arguments { columns, ..arguments.clone() }, None, self.context)?,
+            (None, true) => Binding::new(version, arguments, Some(&[]), self.context)?,
+            (None, false) => Some(Binding::of_columns(version, columns, self.context)?),
         };
         let Some(mut binding) = bound else { return Ok(false) };
+        if let Some(answer) = scored {
+            answer.layout.carried = binding.carried().to_vec();
+            let columns = answer.layout.carried.len() + answer.layout.outputs.len();
+            if columns > MOST_COLUMNS {
+                return Err(Error::TooManyColumns { columns, limit: MOST_COLUMNS });
+            }
+            self.scored = Some(Arc::new(answer.layout.clone()));
+        }
         for answer in &self.cached.answers {
             answer.form.check(&answer.layout)?;
         }
@@ -220,7 +238,12 @@ impl ModelBatcher {
     /// Records which attributes of the input hold the values, so that `take` can read them directly.
     pub(super) fn read_attributes(&mut self, attribute: impl Fn(usize) -> usize) {
         let sources = &self.cached.sources;
-        self.cached.direct = self.cached.binding.as_ref().and_then(|b| b.direct(|i| attribute(sources[i])));
+        let Some(binding) = &self.cached.binding else { return };
+        if self.scored.is_some() {
+            let Some((_, carried, form)) = binding.plain_row() else { return };
+            self.carried = (carried.into_iter().map(|i| attribute(sources[i])).collect(), form);
+        }
+        self.cached.direct = binding.direct(|i| attribute(sources[i]));
     }
 
     /// Writes a row directly into the tensors. Returns false, and does nothing, in these cases:
@@ -243,6 +266,13 @@ impl ModelBatcher {
         }
         // SAFETY: the caller guarantees that the arrays hold the attributes.
         let value = |i: usize| unsafe { (!*nulls.add(i)).then(|| *values.add(i)) };
+        let (carried, form) = &self.carried;
+        if !carried.is_empty() {
+            let rows = &mut self.cached.buffer.rows;
+            if carried.iter().any(|i| value(*i).is_none()) || !form.make_room(rows) {
+                return false;
+            }
+        }
         let written = if computed.is_empty() {
             self.cached.buffer.write_direct(direct, self.runner.batch_size, value)
         } else {
@@ -253,6 +283,9 @@ impl ModelBatcher {
         };
         if written {
             self.cached.places.push(place);
+            if !carried.is_empty() {
+                form.write(carried.iter().filter_map(|i| value(*i)), &mut self.cached.buffer.rows);
+            }
         }
         written
     }
@@ -396,7 +429,7 @@ impl ModelBatcher {
         buffer.note_failures(ran);
         let (rows, bad) = (&buffer.rows, &buffer.failures);
         counters.failed += bad.len() as u64;
-        if let (Some((_, reason)), None) = (bad.first(), &self.streamed) {
+        if let (Some((_, reason)), None, None) = (bad.first(), &self.streamed, &self.scored) {
             self.runner.warn_once(reason);
         }
         let (mut count, mut answered) = (usize::MAX, rows.ran.len());
@@ -419,6 +452,14 @@ impl ModelBatcher {
         }
         let mut encoded = None;
         for answer in &self.cached.answers {
+            if let (CallForm::Row, Some(layout)) = (answer.form, &self.scored) {
+                let scored = ScoredRows::new(Arc::clone(layout), rows.clone(), ran.values.clone(), bad.clone());
+                for (place, row) in places[..answered].iter().zip(0..) {
+                    window.answer(*place, answer.column, Some(Datum::from(scored.number(row))));
+                }
+                window.scored.push(scored);
+                continue;
+            }
             if let Some((column, width, element)) = answer.form.plain_numbers(&answer.layout, &ran.values) {
                 numbers(column, width, element, count, rows, places, answer.column, window);
                 continue;

@@ -225,6 +225,7 @@ unsafe fn set_up(
             let mut references = Vec::new();
             let mut streamed: Option<StreamedColumns> = None;
             let mut first: *mut pg_sys::FuncExpr = std::ptr::null_mut();
+            let mut scores_rows = false;
             for call in &group.calls {
                 let f = call.call(plan);
                 roles::check_execute((*f).funcid);
@@ -254,6 +255,10 @@ unsafe fn set_up(
                     }
                     columns.push(column);
                 }
+                if call.form == CallForm::Row {
+                    check_scored_row(f)?;
+                    scores_rows = true;
+                }
                 if first.is_null() {
                     first = f;
                 }
@@ -261,7 +266,7 @@ unsafe fn set_up(
             let before_row = calls.first().map_or(1, |(_, form): &(usize, CallForm)| form.before_row());
             let mut arguments = members::<pg_sys::Node>((*first).args).split_off(before_row);
             let types: Vec<_> = arguments.iter().map(|a| pg_sys::exprType(*a)).collect();
-            let row = columns_of(&arguments, streamed.is_some(), context);
+            let row = columns_of(&arguments, streamed.is_some() || scores_rows, context);
             if !row.is_null() {
                 arguments = members((*arguments[0].cast::<pg_sys::RowExpr>()).args);
             }
@@ -296,7 +301,8 @@ unsafe fn set_up(
                 .collect();
             let named = references.iter().all(|(_, text)| text.is_some());
             let variadic = (*first).funcvariadic;
-            let shape = attributes.clone().filter(|_| named && row.is_null() && streamed.is_none()).map(|attributes| {
+            let is_cached = named && row.is_null() && streamed.is_none() && !scores_rows;
+            let shape = attributes.clone().filter(|_| is_cached).map(|attributes| {
                 Rc::new(CallShape { calls: calls.clone(), types: Vec::clone(&types), attributes, variadic })
             });
             groups.push(CallGroupState {
@@ -373,6 +379,19 @@ unsafe fn streamed_column(
         definition.check(number, (*call).funcresulttype, pg_sys::exprType(value))?;
         let column = StreamedColumn { column, number, is_kept: false, expression: std::ptr::null_mut(), length: None };
         Ok((definition, column, value))
+    }
+}
+
+/// Checks that the caller may execute the aggregate that a call scores a row for.
+unsafe fn check_scored_row(call: *mut pg_sys::FuncExpr) -> Result<()> {
+    // SAFETY: each node is cast to the type that its tag names.
+    unsafe {
+        let &[_, aggregate, ..] = &members::<pg_sys::Node>((*call).args)[..] else { return Err(Error::RowsDiffer) };
+        if !is(aggregate, NodeTag::T_Const) {
+            return Err(Error::RowsDiffer);
+        }
+        roles::check_execute_aggregate(text::oid((*aggregate.cast::<pg_sys::Const>()).constvalue));
+        Ok(())
     }
 }
 

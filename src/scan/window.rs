@@ -1,9 +1,12 @@
 //! Holds a window of rows: their values and results, in the order in which they are returned.
 
+use std::rc::Rc;
+
 use pgrx::pg_sys::{self, Datum};
 
 use crate::error::{Error, Result};
 use crate::pg::memory;
+use crate::results::result_set::ScoredRows;
 use crate::scan::state::FIRST_ROOM;
 
 /// Number of rows of the first window. Each further window is four times as large, up to the batch size.
@@ -69,6 +72,8 @@ pub(super) struct RowWindow {
     pub(crate) bytes: usize,
     /// Holds results that are passed by reference; created for the first of them.
     pub(crate) home: Option<memory::Private>,
+    /// The batches whose rows are passed to an aggregate by number.
+    pub(super) scored: Vec<Rc<ScoredRows>>,
 }
 
 impl RowWindow {
@@ -83,6 +88,7 @@ impl RowWindow {
             arena: Arena::default(),
             bytes: 0,
             home: None,
+            scored: Vec::new(),
         }
     }
 
@@ -92,6 +98,7 @@ impl RowWindow {
         (self.rows, self.next, self.bytes) = (0, 0, 0);
         self.spoiled = None;
         self.arena.clear();
+        self.scored.clear();
         if let Some(home) = &self.home {
             // SAFETY: the window owns the context, and all rows whose values it held have been returned.
             unsafe { pg_sys::MemoryContextReset(home.context()) };

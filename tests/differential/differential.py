@@ -173,6 +173,28 @@ class Maker:
         return (f"SELECT {wanted} FROM predictions((SELECT predict_batch('{model}', {arguments}{order}) FROM {table} b{where})) AS a({', '.join(columns)})"
                 + (f" LIMIT {r.randrange(0, 12)}" if order and wanted != "count(*)" and r.random() < 0.3 else ""))
 
+    def grouped(self):
+        """A SELECT of a predict_batch() for each group. The rows of a group have no order, so its values are sorted."""
+        r = self.r
+        key = self.pick("a.g", "a.id / 3", "a.id / 3", "a.id % 7", "a.x > 100")
+        where = f" WHERE {self.test('a')}" if r.random() < 0.5 else ""
+        clause = self.pick("", "", "", " FILTER (WHERE a.id > 3)")
+        having = self.pick("", "", "", " HAVING count(*) > 1")
+        from_ = self.source()
+        if r.random() < 0.4:
+            model = self.pick("m", "lenient", "shapes", "strict")
+            y = self.pick("b.y::text", "b.y") if model in ("m", "lenient", "strict") else "b.label"
+            columns = "id int, g int, s text, label bigint" if model == "shapes" else "id int, g int, s text, y real"
+            scored = f"SELECT {key} AS k, predict_batch('{model}', a){clause} AS p FROM {from_}{where} GROUP BY 1{having}"
+            return f"SELECT c.k, b.id, b.g, b.s, {y} FROM ({scored}) c, predictions(c.p) AS b({columns}) ORDER BY 1, 2, 3, 5"
+        argument = self.number("a")
+        model, cast = self.pick(("m", "float8[]"), ("m", "real[]"), ("strict", "text[]"), ("lenient", "real[]"), ("m/y", "float8[]"))
+        more = self.pick("", "", f", sum({self.call('a')})", f", cardinality((predict_batch('m', {argument}))::real[])")
+        scored = f"SELECT {key} AS k, (predict_batch('{model}', {argument}){clause})::{cast} AS y{more} AS n FROM {from_}{where} GROUP BY 1{having}"
+        if not more:
+            scored = scored.replace(" AS y AS n", " AS y, 1 AS n")
+        return f"SELECT c.k, (SELECT array_agg(v ORDER BY v) FROM unnest(c.y) v), c.n FROM ({scored}) c ORDER BY 1"
+
     def source(self):
         """A FROM item with the alias a, with the columns of t."""
         if self.r.random() < 0.3:
@@ -200,6 +222,8 @@ class Maker:
         kind = r.random()
         if r.random() < 0.15:
             return self.scored_query()
+        if r.random() < 0.12:
+            return self.grouped()
         if r.random() < 0.04:
             where = " WHERE b.g = u.g" + self.pick("", f" AND {self.test('b')}")
             join, on = self.pick((", ", ""), (" LEFT JOIN LATERAL ", " ON true"))
@@ -259,7 +283,10 @@ class Maker:
         kind = r.random()
         role = ["SET LOCAL ROLE d_reader"] if r.random() < 0.25 else []
         if kind < 0.7:
-            return role + [self.query()]
+            query = self.query()
+            # Only sorted groups share batches.
+            sorted_groups = ["SET LOCAL enable_hashagg = off"] if "GROUP BY 1" in query and r.random() < 0.8 else []
+            return role + sorted_groups + [query]
         if kind < 0.82:
             scroll = self.pick("", "SCROLL ", "NO SCROLL ")
             query = self.query()

@@ -278,7 +278,7 @@ impl Values {
 
     /// Copies the given rows, in the given order.
     #[must_use]
-    pub(crate) fn pick(&self, rows: &[usize]) -> Self {
+    pub fn pick(&self, rows: &[usize]) -> Self {
         match self {
             Self::Tensor { width, data } => {
                 let spans: Vec<(usize, usize)> = rows.iter().map(|r| (r * width, *width)).collect();

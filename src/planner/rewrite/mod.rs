@@ -12,21 +12,24 @@
 mod node_building;
 pub(crate) mod node_columns;
 mod plan_properties;
+mod scored_rows;
 
 use std::collections::HashMap;
+use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, Node, NodeTag, Plan};
 
 use crate::error::Result;
 use crate::pg::node::{self, length, list, members, rebuilt};
 use crate::pg::tuple;
-use crate::planner::calls::Calls;
+use crate::planner::calls::{Calls, FoundCall};
 use crate::planner::node_spec::{CallGroup, CallSpec, NodeSpec, Top, is_ours, methods};
 use crate::planner::rewrite::node_columns::{Columns, INDEX, OUTER, Taken, told, variable};
 use crate::planner::rewrite::plan_properties::{
     MAY_STOP, calls_functions, evaluates_calls, evaluates_each_row_once, every, gives_what_it_reads, is_volatile,
     is_volatile_per_row, limit_is_known, projects, scan_synchronously, subplans_read_whole,
 };
+use crate::planner::rewrite::scored_rows::ScoredAggregate;
 use crate::planner::streaming;
 use crate::results::call_form::CallForm;
 
@@ -131,7 +134,7 @@ pub(crate) fn rewrite(statement: *mut pg_sys::PlannedStmt, cursor: bool) -> Resu
         plans.extend(members::<Plan>((*statement).subplans));
         let mut all = Vec::new();
         plans.iter().for_each(|plan| every(*plan, &mut all));
-        if !all.iter().any(|plan| evaluates_calls(*plan)) {
+        if !all.iter().any(|plan| evaluates_calls(*plan) || !scored_rows::scored(*plan).is_empty()) {
             return Ok(());
         }
         let mut subplan_nodes = Vec::new();
@@ -405,6 +408,17 @@ impl Rewrite {
         }
     }
 
+    /// Whether a node above a plan would read several of its rows before it returns one.
+    unsafe fn reads_rows_together(&self, plan: *mut Plan, place: CallPlace) -> bool {
+        let mut below = Vec::new();
+        // SAFETY: reads a finished plan.
+        unsafe {
+            every(plan, &mut below);
+            let is_volatile = below.iter().any(|p| is_volatile_per_row(*p));
+            !place.stops && !place.first_alone && !self.volatile_subplans && !self.modifying_cte && !is_volatile
+        }
+    }
+
     /// Inserts a BatchPredict node below a node, to evaluate the calls in the arguments of its aggregates, window
     /// functions or set-returning functions.
     pub(crate) unsafe fn feed(&mut self, plan: *mut Plan, place: CallPlace) -> Result<()> {
@@ -426,10 +440,14 @@ impl Rewrite {
                 if tag == NodeTag::T_Agg {
                     calls.list((*plan).qual);
                 }
+                let child = (*plan).lefttree;
+                let scored =
+                    if self.reads_rows_together(child, place) { scored_rows::scored(plan) } else { Vec::new() };
+                let found = |s: &ScoredAggregate| FoundCall { call: s.call, form: CallForm::Row, guard: null_mut() };
+                calls.found.extend(scored.iter().map(found));
                 if calls.found.is_empty() {
                     return Ok(());
                 }
-                let child = (*plan).lefttree;
                 let mut taken = Taken::new(&calls.found);
                 let entries = members::<pg_sys::TargetEntry>((*child).targetlist);
                 let mut columns = Columns {
@@ -447,11 +465,12 @@ impl Rewrite {
                 }
                 let scan_columns: Vec<*mut Node> = columns.scan.clone();
                 let guards: Vec<*mut Node> = taken.groups.iter().map(|(_, guard)| *guard).collect();
+                let place_of = |n: *const Node| taken.is_taken(n).map(|which| taken.different[which].2);
                 let change = |n: *mut Node| {
-                    taken.is_taken(n).map(|which| {
-                        let place = taken.different[which].2;
-                        variable(OUTER, place + 1, scan_columns[place])
-                    })
+                    if let Some(scored) = scored.iter().find(|scored| std::ptr::eq(scored.aggregate.cast(), n)) {
+                        return place_of(scored.call.cast()).map(|place| scored_rows::replaced(n.cast(), place + 1));
+                    }
+                    place_of(n).map(|place| variable(OUTER, place + 1, scan_columns[place]))
                 };
                 (*plan).targetlist = rebuilt((*plan).targetlist, &mut |n| change(n));
                 (*plan).qual = rebuilt((*plan).qual, &mut |n| change(n));

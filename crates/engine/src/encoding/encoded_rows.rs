@@ -47,9 +47,28 @@ impl RowHeaders {
         if self.ends.is_empty() && self.carrying > 1 {
             // All earlier rows had the same number of bytes.
             let each = (self.carried.len() - bytes) / (self.carrying - 1);
-            self.ends.extend((1..self.carrying).map(|row| end(row * each)));
+            self.ends.extend((1..self.carrying).map(|row| offset(row * each)));
         }
-        self.ends.push(end(self.carried.len()));
+        self.ends.push(offset(self.carried.len()));
+    }
+
+    /// Copies consecutive rows. Either all rows carry something, or none does.
+    #[must_use]
+    pub fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        let ran = self.ran[rows.clone()].to_vec();
+        if self.carried.is_empty() {
+            return Self { ran, ..Self::default() };
+        }
+        let each = self.carried.len() / self.ran.len();
+        let end = |row: usize| match row {
+            0 => 0,
+            _ if self.ends.is_empty() => row * each,
+            _ => self.ends[row - 1] as usize,
+        };
+        let (from, to) = (end(rows.start), end(rows.end));
+        let carried = self.carried[from..to].to_vec();
+        let ends = if self.ends.is_empty() { &[][..] } else { &self.ends[rows] };
+        Self { carrying: ran.len(), ran, ends: ends.iter().map(|e| e - offset(from)).collect(), carried }
     }
 
     /// Reserves room for `bytes` more carried bytes. Returns `false` if that fails or offsets would not fit in 32 bits.
@@ -67,7 +86,7 @@ impl RowHeaders {
 }
 
 /// Converts an offset to 32 bits. `make_room` guarantees that it fits.
-pub(crate) fn end(n: usize) -> u32 {
+pub(crate) fn offset(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -224,6 +243,27 @@ mod tests {
             Values::Maps(maps),
         ];
         encode(&rows, &outputs).unwrap()
+    }
+
+    #[test]
+    fn a_part_of_rows_carries_what_these_rows_carried() {
+        for parts in [["ab", "cd", "ef", "gh"], ["", "abc", "d", "ef"], ["a", "bc", "de", ""], ["", "", "", ""]] {
+            let mut rows = RowHeaders::default();
+            for (i, part) in parts.iter().enumerate() {
+                rows.ran.push(i % 2 == 0);
+                rows.carried.extend_from_slice(part.as_bytes());
+                rows.end_row(part.len());
+            }
+            for (from, to) in (0..4).flat_map(|from| (from + 1..=4).map(move |to| (from, to))) {
+                let bytes = encode(&rows.part(from..to), &[]).unwrap();
+                let got = EncodedRows::parse(&bytes).unwrap();
+                assert_eq!(got.rows(), to - from, "{parts:?}");
+                for (row, part) in parts[from..to].iter().enumerate() {
+                    assert_eq!(got.ran(row), (from + row) % 2 == 0, "{parts:?}");
+                    assert_eq!(got.carried(row).unwrap().unwrap_or_default(), part.as_bytes(), "{parts:?}");
+                }
+            }
+        }
     }
 
     #[test]
