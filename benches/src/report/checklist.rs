@@ -85,10 +85,6 @@ fn forms(results: &Results, lines: &mut Vec<Line>) {
     ));
     let what = "linear: CREATE TABLE AS (id, score) / (id, a)";
     lines.push(at_most(what, 1.35, "x", ratio("linear", "plain_ctas", "ctas_floor")));
-    for (form, serial, parallel) in [("predict_batch", "columns", "columns_2"), ("predict", "plain", "plain_2")] {
-        let what = format!("LightGBM: speed-up of {form} by two processes");
-        lines.push(at_least(what, 1.85, "x", ratio("lgbm", serial, parallel)));
-    }
     for (form, own, serial) in [("predict_batch", "columns_planner", "columns"), ("predict", "plain_planner", "plain")]
     {
         let what = format!("linear: {form}, the planner's choice with two workers / serial");
