@@ -337,14 +337,7 @@ unsafe fn defined(function: &pg_sys::RangeTblFunction, parts: &Parts) -> Option<
             values[i] = carried(*field, oid, typmod)?;
             definition.of_row.push(i);
         }
-        let row = node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
-        (*row).args = list(fields);
-        (*row).row_typeid = pg_sys::RECORDOID;
-        (*row).row_format = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
-        let name = |name: &String| pg_sys::makeString(pg_sys::pstrdup(text::c(name).as_ptr()));
-        (*row).colnames = list(columns.iter().map(name));
-        (*row).location = -1;
-        Some((definition, values, vec![row.cast()]))
+        Some((definition, values, vec![support::named_row(&columns, fields)]))
     }
 }
 

@@ -91,6 +91,21 @@ fn definition(root: *mut pg_sys::PlannerInfo, call: *mut pg_sys::FuncExpr) -> *m
     }
 }
 
+/// Makes an anonymous row of fields with these names.
+pub(crate) unsafe fn named_row(names: &[String], fields: Vec<*mut Node>) -> *mut Node {
+    // SAFETY: makes a node in the current context.
+    unsafe {
+        let row = crate::pg::node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
+        (*row).args = crate::pg::node::list(fields);
+        (*row).row_typeid = pg_sys::RECORDOID;
+        (*row).row_format = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
+        let name = |name: &String| pg_sys::makeString(pg_sys::pstrdup(text::c(name).as_ptr()));
+        (*row).colnames = crate::pg::node::list(names.iter().map(name));
+        (*row).location = -1;
+        row.cast()
+    }
+}
+
 /// Returns the columns of a whole row of a table, a view, a sub-select or a CTE: their names and expressions.
 ///
 /// Returns None for any other node. Also returns None if an outer join may null-extend the row. Such a row is NULL, not

@@ -205,13 +205,16 @@ impl ScoredRows {
 
     /// Encodes consecutive rows.
     pub(crate) fn encoded(&self, rows: Range<usize>) -> Result<Vec<u8>> {
+        if rows.len() == self.rows.ran.len() {
+            return Ok(encoded_rows::encode(&self.rows, &self.values)?);
+        }
         let ran = |rows: Range<usize>| {
             if self.all_ran { rows.len() } else { self.rows.ran[rows].iter().filter(|ran| **ran).count() }
         };
         let first = ran(0..rows.start);
         let run: Vec<usize> = (first..first + ran(rows.clone())).collect();
         let values: Vec<Values> = self.values.iter().map(|values| values.pick(&run)).collect();
-        Ok(encoded_rows::encode(&self.rows.part(rows), &values)?)
+        Ok(encoded_rows::encode(&self.rows.part(rows)?, &values)?)
     }
 
     /// Returns the rows that failed, of consecutive rows, and the first of them.

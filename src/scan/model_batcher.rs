@@ -342,7 +342,7 @@ impl ModelBatcher {
                 places: std::mem::take(&mut self.cached.places),
                 window,
             };
-            let result = self.scatter(&mut flight, &ran, run, took, windows, counters);
+            let result = self.scatter(&mut flight, ran, run, took, windows, counters);
             (self.cached.buffer, self.cached.places) = (flight.buffer, flight.places);
             self.cached.clear();
             return result;
@@ -382,7 +382,7 @@ impl ModelBatcher {
         let Some(mut flight) = self.flights.pop_front() else { return Ok(()) };
         let (batch, ran, took) = self.runner.collect()?;
         let run = batch.rows;
-        self.scatter(&mut flight, &ran, run, took, windows, counters)?;
+        self.scatter(&mut flight, ran, run, took, windows, counters)?;
         self.put_back(batch, flight);
         Ok(())
     }
@@ -410,7 +410,7 @@ impl ModelBatcher {
     fn scatter(
         &mut self,
         flight: &mut PendingBatch,
-        ran: &RunOutput,
+        mut ran: RunOutput,
         run: usize,
         took: Took,
         windows: &mut [RowWindow],
@@ -426,7 +426,7 @@ impl ModelBatcher {
             counters.tokens += ran.tokens.own as u64;
             counters.padded += ran.tokens.padded as u64;
         }
-        buffer.note_failures(ran);
+        buffer.note_failures(&ran);
         let (rows, bad) = (&buffer.rows, &buffer.failures);
         counters.failed += bad.len() as u64;
         if let (Some((_, reason)), None, None) = (bad.first(), &self.streamed, &self.scored) {
@@ -453,7 +453,9 @@ impl ModelBatcher {
         let mut encoded = None;
         for answer in &self.cached.answers {
             if let (CallForm::Row, Some(layout)) = (answer.form, &self.scored) {
-                let scored = ScoredRows::new(Arc::clone(layout), rows.clone(), ran.values.clone(), bad.clone());
+                // The call has its runs for itself, so nothing else reads the values.
+                let rows = rows.part(0..answered).map_err(of_model(&self.cached.spec.label))?;
+                let scored = ScoredRows::new(Arc::clone(layout), rows, std::mem::take(&mut ran.values), bad.clone());
                 for (place, row) in places[..answered].iter().zip(0..) {
                     window.answer(*place, answer.column, Some(Datum::from(scored.number(row))));
                 }

@@ -189,7 +189,8 @@ class Maker:
             return f"SELECT c.k, b.id, b.g, b.s, {y} FROM ({scored}) c, predictions(c.p) AS b({columns}) ORDER BY 1, 2, 3, 5"
         argument = self.number("a")
         model, cast = self.pick(("m", "float8[]"), ("m", "real[]"), ("strict", "text[]"), ("lenient", "real[]"), ("m/y", "float8[]"))
-        more = self.pick("", "", f", sum({self.call('a')})", f", cardinality((predict_batch('m', {argument}))::real[])")
+        more = self.pick("", "", f", sum({self.call('a')})", f", cardinality((predict_batch('m', {argument}))::real[])",
+                         ", (predict_batch('shapes/label', a.g, a.id))::jsonb #>> '{}' || (predict_batch('shapes/total', a.g, a.id))::text")
         scored = f"SELECT {key} AS k, (predict_batch('{model}', {argument}){clause})::{cast} AS y{more} AS n FROM {from_}{where} GROUP BY 1{having}"
         if not more:
             scored = scored.replace(" AS y AS n", " AS y, 1 AS n")

@@ -49,6 +49,8 @@ SELECT same(format($$SELECT k, (predict_batch('shapes', a, b))::bigint[], %s FRO
 SELECT same($$SELECT k, count(*), (predict_batch('named', a, b, c))::real[], (predict_batch('named', a, b, c))::jsonb, (predict_batch('named', a * 2, b, c))::real[], (predict_batch('shapes', a, b))::real[] FROM t GROUP BY k HAVING count(*) > 6$$);
 SELECT same($$SELECT k, (predict_batch('named', predict('named', a, b, 0)::real, b, c))::real[] FROM t GROUP BY k$$);
 SELECT same($$SELECT k, (predict_batch('shapes', ARRAY[a, b]))::real[] FROM t GROUP BY k$$);
+-- Outputs of one model, by name, and of the whole model.
+SELECT same($$SELECT k, (predict_batch('shapes/label', a, b))::text[], (predict_batch('shapes/total', a, b))::text[], (predict_batch('shapes', a, b))::jsonb, (predict_batch('shapes/pair', a, b))::jsonb FROM t GROUP BY k$$);
 -- Rows that an outer join leaves out are NULL, and rows may be made by workers.
 SELECT same($$SELECT g, (predict_batch('named', t))::real[] FROM generate_series(0, 400) g LEFT JOIN t ON id = 5 * g GROUP BY g$$);
 SET :debug_parallel = on;

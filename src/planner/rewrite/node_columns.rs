@@ -122,13 +122,18 @@ pub(crate) struct Taken {
 }
 
 /// Whether the same runs serve two calls: the models are equal except for the output, and the arguments are equal.
-/// Columns of a definition list share runs only with columns of the same list.
+/// Columns of a definition list share runs only with columns of the same list. A scored row has the outputs that its own
+/// model names, and shares its run with no other.
 unsafe fn share(a: *const pg_sys::FuncExpr, b: *const pg_sys::FuncExpr) -> bool {
     // SAFETY: two calls; a Const by its tag.
     unsafe {
         let (x, y) = (members::<Node>((*a).args), members::<Node>((*b).args));
         let before = |call: *const pg_sys::FuncExpr| calls::form(call.cast()).map_or(1, CallForm::before_row);
         let before_row = before(a);
+        let is_row = calls::form(a.cast()) == Some(CallForm::Row);
+        if is_row && !pg_sys::equal(x[0].cast(), y[0].cast()) {
+            return false;
+        }
         if before(b) != before_row || (before_row > 1 && !pg_sys::equal(x[1].cast(), y[1].cast())) {
             return false;
         }

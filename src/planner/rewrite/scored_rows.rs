@@ -88,14 +88,7 @@ unsafe fn call(aggregate: &pg_sys::Aggref) -> Option<*mut pg_sys::FuncExpr> {
                 return None;
             }
             let names = text::array((*names.cast::<pg_sys::Const>()).constvalue).ok()?;
-            let expression = node::make::<pg_sys::RowExpr>(NodeTag::T_RowExpr);
-            (*expression).args = list(row);
-            (*expression).row_typeid = pg_sys::RECORDOID;
-            (*expression).row_format = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
-            let name = |name: &String| pg_sys::makeString(pg_sys::pstrdup(text::c(name).as_ptr()));
-            (*expression).colnames = list(names.iter().map(name));
-            (*expression).location = -1;
-            row = vec![expression.cast()];
+            row = vec![support::named_row(&names, row)];
         }
         let types = [pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::INTERNALOID, pg_sys::ANYOID];
         let function = support::function(c"scored_row", &types);

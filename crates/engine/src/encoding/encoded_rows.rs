@@ -53,11 +53,10 @@ impl RowHeaders {
     }
 
     /// Copies consecutive rows. Either all rows carry something, or none does.
-    #[must_use]
-    pub fn part(&self, rows: std::ops::Range<usize>) -> Self {
-        let ran = self.ran[rows.clone()].to_vec();
+    pub fn part(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        let ran = copied(&self.ran[rows.clone()])?;
         if self.carried.is_empty() {
-            return Self { ran, ..Self::default() };
+            return Ok(Self { ran, ..Self::default() });
         }
         let each = self.carried.len() / self.ran.len();
         let end = |row: usize| match row {
@@ -66,9 +65,9 @@ impl RowHeaders {
             _ => self.ends[row - 1] as usize,
         };
         let (from, to) = (end(rows.start), end(rows.end));
-        let carried = self.carried[from..to].to_vec();
-        let ends = if self.ends.is_empty() { &[][..] } else { &self.ends[rows] };
-        Self { carrying: ran.len(), ran, ends: ends.iter().map(|e| e - offset(from)).collect(), carried }
+        let mut ends = if self.ends.is_empty() { Vec::new() } else { copied(&self.ends[rows])? };
+        ends.iter_mut().for_each(|end| *end -= offset(from));
+        Ok(Self { carrying: ran.len(), ran, ends, carried: copied(&self.carried[from..to])? })
     }
 
     /// Reserves room for `bytes` more carried bytes. Returns `false` if that fails or offsets would not fit in 32 bits.
@@ -83,6 +82,14 @@ impl RowHeaders {
     pub fn bytes(&self) -> usize {
         self.ran.len() + 4 * self.ends.len() + self.carried.len()
     }
+}
+
+fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>> {
+    let mut copy = Vec::new();
+    let full = |_| Error::OutOfMemory { what: "rows of a group".into(), bytes: size_of_val(values) };
+    copy.try_reserve_exact(values.len()).map_err(full)?;
+    copy.extend_from_slice(values);
+    Ok(copy)
 }
 
 /// Converts an offset to 32 bits. `make_room` guarantees that it fits.
@@ -255,7 +262,7 @@ mod tests {
                 rows.end_row(part.len());
             }
             for (from, to) in (0..4).flat_map(|from| (from + 1..=4).map(move |to| (from, to))) {
-                let bytes = encode(&rows.part(from..to), &[]).unwrap();
+                let bytes = encode(&rows.part(from..to).unwrap(), &[]).unwrap();
                 let got = EncodedRows::parse(&bytes).unwrap();
                 assert_eq!(got.rows(), to - from, "{parts:?}");
                 for (row, part) in parts[from..to].iter().enumerate() {
