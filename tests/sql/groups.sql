@@ -61,6 +61,32 @@ SELECT count(*) FROM (VALUES ('predict_batch(''named'', a, b, c ORDER BY id)'), 
     ('predict_batch(''named'', (random() * a)::real, b, c)'), ('predict_batch(note, a, b, c)')) v(call), plan(format('SELECT k, (%s)::real[] FROM t GROUP BY k', call)) line WHERE line ~ 'BatchPredict';
 SELECT count(*) FROM (VALUES ('ROLLUP (k)'), ('id < 500')) v(groups), plan(format('SELECT (predict_batch(''named'', a, b, c))::real[] FROM t GROUP BY %s', groups)) line WHERE line ~ 'BatchPredict';
 SELECT same($$SELECT k, (predict_batch('named', a, b, c ORDER BY id DESC) FILTER (WHERE id % 3 = 0))::real[] FROM t GROUP BY k$$);
+-- Groups that are read again and again, in an expression and beside a row that they depend on.
+SELECT same($$SELECT s, x.* FROM generate_series(1, 40) s, LATERAL (SELECT k, (predict_batch('named', t))::real[] AS y FROM t WHERE id BETWEEN s * 10 AND s * 10 + 25 GROUP BY k) x$$);
+SELECT same($$SELECT s, (SELECT sum(z) FROM (SELECT unnest((predict_batch('named', t))::real[]) AS z FROM t WHERE id BETWEEN s AND s + 20 GROUP BY k) q) FROM generate_series(1, 60) s$$);
+-- A query that fails within a batch leaves nothing behind for the next one.
+DO $$
+DECLARE caught int := 0;
+BEGIN
+    FOR i IN 1..20 LOOP
+        BEGIN
+            PERFORM (predict_batch('named', a, b, (1 / (id - 500))::real))::real[] FROM t GROUP BY k;
+        EXCEPTION WHEN division_by_zero THEN
+            caught := caught + 1;
+        END;
+    END LOOP;
+    RAISE NOTICE 'caught %', caught;
+END $$;
+-- The groups of each partition, by workers.
+CREATE TABLE parts (LIKE t) PARTITION BY HASH (k);
+CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO parts SELECT * FROM t;
+ANALYZE parts;
+SET enable_partitionwise_aggregate = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+SELECT count(*) FROM plan($$SELECT k, (predict_batch('named', p))::real[] FROM parts p GROUP BY k$$) line WHERE line ~ 'BatchPredict|Gather';
+SELECT same($$SELECT k, (predict_batch('named', p))::real[] FROM parts p GROUP BY k$$);
+RESET enable_partitionwise_aggregate; RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size;
 -- A limit stops before a row that fails; without one, its error is told.
 INSERT INTO t VALUES (9999, 9999, 'last', 'NaN', 1, NULL);
 SELECT * FROM attempt($$SELECT k, (predict_batch('strict', a, b, c))::real[] FROM t WHERE c = 0 OR id > 1000 GROUP BY k$$);
