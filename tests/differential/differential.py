@@ -190,11 +190,12 @@ class Maker:
         argument = self.number("a")
         model, cast = self.pick(("m", "float8[]"), ("m", "real[]"), ("strict", "text[]"), ("lenient", "real[]"), ("m/y", "float8[]"))
         more = self.pick("", "", f", sum({self.call('a')})", f", cardinality((predict_batch('m', {argument}))::real[])",
-                         ", (predict_batch('shapes/label', a.g, a.id))::jsonb #>> '{}' || (predict_batch('shapes/total', a.g, a.id))::text")
+                         ", (predict_batch('shapes/label', a.g, a.id))::jsonb || (predict_batch('shapes/pair', a.g, a.id))::jsonb")
         scored = f"SELECT {key} AS k, (predict_batch('{model}', {argument}){clause})::{cast} AS y{more} AS n FROM {from_}{where} GROUP BY 1{having}"
         if not more:
             scored = scored.replace(" AS y AS n", " AS y, 1 AS n")
-        return f"SELECT c.k, (SELECT array_agg(v ORDER BY v) FROM unnest(c.y) v), c.n FROM ({scored}) c ORDER BY 1"
+        n = "(SELECT string_agg(v::text, ',' ORDER BY v::text) FROM jsonb_array_elements(c.n) v)" if "jsonb" in more else "c.n"
+        return f"SELECT c.k, (SELECT array_agg(v ORDER BY v) FROM unnest(c.y) v), {n} FROM ({scored}) c ORDER BY 1"
 
     def source(self):
         """A FROM item with the alias a, with the columns of t."""
