@@ -4,30 +4,10 @@
 //! of shape `[1]` or `[]` one element at a time, which takes about six times as long as with a constant of shape
 //! `[1, 1]`. The results are the same. Exporters write such operators for isolation forests, hundreds for each model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use prost::encoding::{WireType, decode_key, decode_varint};
-
-use crate::onnx::wire::{self, edited, fields, only, put_number};
-
-/// The field numbers of `GraphProto`, `NodeProto`, `AttributeProto` and `TensorProto`.
-mod number {
-    pub(super) const GRAPH: u32 = 7;
-    pub(super) const NODE: u32 = 1;
-    pub(super) const INITIALIZER: u32 = 5;
-    pub(super) const INPUT: u32 = 11;
-    pub(super) const OUTPUT: u32 = 12;
-    pub(super) const NODE_INPUT: u32 = 1;
-    pub(super) const NODE_OUTPUT: u32 = 2;
-    pub(super) const OPERATOR: u32 = 4;
-    pub(super) const ATTRIBUTE: u32 = 5;
-    pub(super) const DOMAIN: u32 = 7;
-    pub(super) const SUBGRAPHS: [u32; 2] = [6, 11];
-    pub(super) const DIMS: u32 = 1;
-    pub(super) const VALUE_NAME: u32 = 1;
-    pub(super) const TENSOR_NAME: u32 = 8;
-    pub(super) const LOCATION: u32 = 14;
-}
+use crate::onnx::graph::{Graph, number};
+use crate::onnx::wire::{edited, fields, only, put_number};
 
 /// The operators that broadcast their inputs.
 const BROADCASTING: [&[u8]; 14] = [
@@ -54,57 +34,33 @@ const SAME_SHAPE: [&[u8]; 9] =
 /// The operators of tree ensembles with one output. It has two dimensions.
 const TWO_DIMENSIONS: [&[u8]; 2] = [b"TreeEnsembleRegressor", b"TreeEnsemble"];
 
-/// A node of the graph.
-struct Node<'a> {
-    operator: &'a [u8],
-    inputs: Vec<&'a [u8]>,
-    outputs: Vec<&'a [u8]>,
-}
-
 /// Returns the model with two dimensions for each one-element constant that is only combined with tensors of two
 /// dimensions. Returns `None` if there is no such constant. `trees` is the domain of the compiled trees.
 pub(crate) fn widened(model: &[u8], trees: &str) -> Option<Vec<u8>> {
-    let outer = fields(model)?;
-    let graph = fields(only(&outer, number::GRAPH)?)?;
-    let mut constants: HashMap<&[u8], Vec<u64>> = HashMap::new();
-    // Names that mean something outside the graph: inputs replace constants, and outputs keep their shape.
-    let mut outside: HashSet<&[u8]> = HashSet::new();
-    let mut nodes = Vec::new();
-    for field in &graph {
-        match field.number {
-            number::INITIALIZER => {
-                let tensor = fields(field.content)?;
-                if tensor.iter().all(|f| f.number != number::LOCATION) {
-                    constants.insert(only(&tensor, number::TENSOR_NAME)?, dims(&tensor)?);
-                }
-            }
-            number::INPUT | number::OUTPUT => {
-                outside.insert(only(&fields(field.content)?, number::VALUE_NAME)?);
-            }
-            number::NODE => nodes.push(node(field.content, trees)?),
-            _ => {}
-        }
-    }
-    let is_single = |name: &[u8]| constants.get(name).is_some_and(|dims| matches!(dims.as_slice(), [] | [1]));
+    let Graph { outer, fields: graph, nodes, constants, outputs } = Graph::of(model)?;
+    let is_single = |name: &[u8]| constants.get(name).is_some_and(|c| matches!(c.dims.as_slice(), [] | [1]));
+    // An operator of another domain may have the name of one of ONNX, and mean something else.
+    let known = [b"" as &[u8], b"ai.onnx.ml", trees.as_bytes()];
     let mut two_dimensions: HashSet<&[u8]> = HashSet::new();
     let (mut combined, mut used_otherwise): (HashSet<&[u8]>, HashSet<&[u8]>) = Default::default();
     for node in &nodes {
         let has_two = |name: &&[u8]| two_dimensions.contains(name);
+        let is_one_of = |operators: &[&[u8]]| operators.contains(&node.operator) && known.contains(&node.domain);
         let shape = node.inputs.get(1).and_then(|name| constants.get(name));
-        let is_combination = BROADCASTING.contains(&node.operator)
+        let is_combination = is_one_of(&BROADCASTING)
             && node.inputs.iter().any(has_two)
             && node.inputs.iter().all(|name| has_two(name) || is_single(name));
         let result_has_two = is_combination
-            || TWO_DIMENSIONS.contains(&node.operator)
-            || (node.operator == b"Reshape" && shape.is_some_and(|dims| dims == &[2]))
-            || (SAME_SHAPE.contains(&node.operator) && node.inputs.first().is_some_and(has_two));
+            || is_one_of(&TWO_DIMENSIONS)
+            || (is_one_of(&[b"Reshape"]) && shape.is_some_and(|shape| shape.dims == [2]))
+            || (is_one_of(&SAME_SHAPE) && node.inputs.first().is_some_and(has_two));
         let uses = if is_combination { &mut combined } else { &mut used_otherwise };
         uses.extend(node.inputs.iter().copied().filter(|name| is_single(name)));
         if result_has_two {
             two_dimensions.extend(node.outputs.iter().copied());
         }
     }
-    combined.retain(|name| !used_otherwise.contains(name) && !outside.contains(name));
+    combined.retain(|name| !used_otherwise.contains(name) && !outputs.contains(name));
     if combined.is_empty() {
         return None;
     }
@@ -113,7 +69,7 @@ pub(crate) fn widened(model: &[u8], trees: &str) -> Option<Vec<u8>> {
         let name = only(&tensor, number::TENSOR_NAME)?;
         combined.contains(name).then(|| {
             let mut to = field.content.to_vec();
-            for _ in constants.get(name).map_or(2, Vec::len)..2 {
+            for _ in constants.get(name).map_or(2, |c| c.dims.len())..2 {
                 put_number(number::DIMS, 1, &mut to);
             }
             to
@@ -122,53 +78,13 @@ pub(crate) fn widened(model: &[u8], trees: &str) -> Option<Vec<u8>> {
     Some(edited(&outer, |field| (field.number == number::GRAPH).then(|| std::mem::take(&mut changed))))
 }
 
-/// Reads a node. Returns `None` if it has a subgraph, which may use constants of the graph.
-fn node<'a>(bytes: &'a [u8], trees: &str) -> Option<Node<'a>> {
-    let fields = fields(bytes)?;
-    // The operators of ai.onnx.ml have no subgraphs, and trees have attributes with millions of values.
-    let mut domains = fields.iter().filter(|f| f.number == number::DOMAIN).map(|f| f.content);
-    let domain = domains.next().unwrap_or_default();
-    if domains.next().is_some() {
-        return None;
-    }
-    let may_have_subgraph = domain != b"ai.onnx.ml";
-    let has_subgraph = |attribute: &wire::Field<'_>| {
-        wire::fields(attribute.content).is_none_or(|f| f.iter().any(|f| number::SUBGRAPHS.contains(&f.number)))
-    };
-    if may_have_subgraph && fields.iter().filter(|f| f.number == number::ATTRIBUTE).any(has_subgraph) {
-        return None;
-    }
-    let all = |of: u32| fields.iter().filter(|f| f.number == of).map(|f| f.content).collect();
-    // An operator of another domain may have the name of one of ONNX, and mean something else.
-    let is_known = [b"" as &[u8], b"ai.onnx", b"ai.onnx.ml", trees.as_bytes()].contains(&domain);
-    Some(Node {
-        operator: if is_known { only(&fields, number::OPERATOR)? } else { b"" },
-        inputs: all(number::NODE_INPUT),
-        outputs: all(number::NODE_OUTPUT),
-    })
-}
-
-/// Returns the dimensions of a tensor.
-fn dims(tensor: &[wire::Field<'_>]) -> Option<Vec<u64>> {
-    let mut dims = Vec::new();
-    for field in tensor.iter().filter(|f| f.number == number::DIMS) {
-        let mut rest = field.whole;
-        if decode_key(&mut rest).ok()?.1 == WireType::Varint {
-            dims.push(decode_varint(&mut rest).ok()?);
-            continue;
-        }
-        let mut packed = field.content;
-        while !packed.is_empty() {
-            dims.push(decode_varint(&mut packed).ok()?);
-        }
-    }
-    Some(dims)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
-    use crate::onnx::wire::put;
+    use crate::onnx::graph::numbers;
+    use crate::onnx::wire::{Field, put};
 
     fn initializer(name: &str, dims: &[u64], to: &mut Vec<u8>) {
         let mut tensor = Vec::new();
@@ -199,8 +115,8 @@ mod tests {
         let outer = fields(&model).unwrap();
         let graph = fields(only(&outer, number::GRAPH).unwrap()).unwrap();
         let tensors = graph.iter().filter(|f| f.number == number::INITIALIZER).map(|f| fields(f.content).unwrap());
-        let name = |t: &[wire::Field<'_>]| String::from_utf8(only(t, number::TENSOR_NAME).unwrap().to_vec()).unwrap();
-        Some(tensors.map(|t| (name(&t), dims(&t).unwrap())).collect())
+        let name = |t: &[Field<'_>]| String::from_utf8(only(t, number::TENSOR_NAME).unwrap().to_vec()).unwrap();
+        Some(tensors.map(|t| (name(&t), numbers(&t, number::DIMS).unwrap())).collect())
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub(crate) mod broadcasts;
 pub(crate) mod categories;
 pub mod content;
 pub(crate) mod external_data;
+pub(crate) mod graph;
 pub mod model_file;
 mod schema;
 pub(crate) mod wire;

@@ -5,16 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ort::operator::OperatorDomain;
+use ort::session::SessionInputValue;
 use ort::session::builder::SessionBuilder;
+use ort::value::TensorRef;
 
+use crate::device::Device;
 use crate::error::Result;
 use crate::onnx::broadcasts::widened;
 use crate::onnx::categories::{self, Categories};
 use crate::options::{Options, Trees};
+use crate::ort::denormals::without_denormals;
 use crate::ort::environment::{Config, load_error, prepare};
 use crate::ort::session::Session;
 use crate::ort::tree_operator::{self, Ensembles};
 use crate::ort::weights::{SharedBytes, in_place, with_external};
+use crate::trees::folding::{LeafModel, folded};
 use crate::trees::kernels::Kernel;
 use crate::trees::rewriting::{self, Rewritten};
 
@@ -81,15 +86,9 @@ impl Origin<'_> {
             }
             None => None,
         };
-        if let Some(Rewritten { model, ensembles }) = compiled {
-            let trees = ensembles.len();
-            prepare(config)?;
-            let model = widened(&model, rewriting::DOMAIN).unwrap_or(model);
-            let ensembles = Ensembles::new(ensembles, Kernel::chosen());
-            let origin = Origin::Trees(&model, self.external().to_vec(), tree_operator::domain(&ensembles)?);
-            let opened = Session::open(&origin, config);
-            ensembles.release();
-            if let Ok((inner, fallback)) = opened {
+        if let Some(rewritten) = compiled {
+            let trees = rewritten.ensembles.len();
+            if let Ok((inner, fallback)) = with_trees(rewritten, self.external(), Kernel::chosen(), config) {
                 return Ok(Opened { inner, fallback, categories, trees });
             }
         }
@@ -119,4 +118,41 @@ impl Origin<'_> {
         let builder = if on_cpu { in_place(builder, model, self.external())? } else { builder };
         Ok(with_external(builder, self.external())?.commit_from_memory(model))
     }
+}
+
+/// Creates a session whose tree ensembles run on a kernel, folded if they can be. Also returns ONNX Runtime's message if
+/// the device `auto` fell back to the CPU.
+pub(crate) fn with_trees(
+    rewritten: Rewritten,
+    external: &[(String, SharedBytes)],
+    kernel: Kernel,
+    config: &Config,
+) -> Result<(ort::session::Session, Option<String>)> {
+    prepare(config)?;
+    let folded = folded(&rewritten, |leaves| computed(leaves, config).ok());
+    let open = |Rewritten { model, ensembles }: Rewritten| {
+        let model = widened(&model, rewriting::DOMAIN).unwrap_or(model);
+        let ensembles = Ensembles::new(ensembles, kernel);
+        let origin = Origin::Trees(&model, external.to_vec(), tree_operator::domain(&ensembles)?);
+        let opened = Session::open(&origin, config);
+        ensembles.release();
+        opened
+    };
+    folded.and_then(|folded| open(folded).ok()).map_or_else(|| open(rewritten), Ok)
+}
+
+/// Runs a model of operators for the leaves of trees, and returns its outputs.
+fn computed(leaves: &LeafModel, config: &Config) -> Result<Vec<Vec<f32>>> {
+    let config = Config { device: Device::Cpu, threads: 1, ..config.clone() };
+    let (mut session, _) = Session::open(&Origin::Memory(&leaves.model, Vec::new()), &config)?;
+    let failed = |e: ort::Error| load_error(e.message().to_owned());
+    let mut inputs: Vec<(&str, SessionInputValue<'_>)> = Vec::new();
+    for (name, values) in &leaves.inputs {
+        let column = TensorRef::from_array_view(([values.len(), 1], values.as_slice())).map_err(failed)?;
+        inputs.push((name, column.into()));
+    }
+    without_denormals(|| {
+        let outputs = session.run(inputs).map_err(failed)?;
+        outputs.iter().map(|(_, value)| Ok(value.try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())).collect()
+    })
 }

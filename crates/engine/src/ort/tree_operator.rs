@@ -33,8 +33,8 @@ pub(crate) struct Ensembles {
 }
 
 impl Ensembles {
-    pub(crate) fn new(ensembles: Vec<Ensemble>, kernel: Kernel) -> Arc<Self> {
-        Arc::new(Self { kernel, waiting: Mutex::new(ensembles.into_iter().map(Arc::new).collect()) })
+    pub(crate) fn new(ensembles: Vec<Arc<Ensemble>>, kernel: Kernel) -> Arc<Self> {
+        Arc::new(Self { kernel, waiting: Mutex::new(ensembles) })
     }
 
     /// Frees the ensembles. Call this after the session was created.
@@ -131,6 +131,7 @@ struct TreeKernel<I, T, O> {
     runner: Runner<T>,
     rows: fn(&[I]) -> Rows<'_>,
     texts: Vec<CString>,
+    of_table: bool,
     output: std::marker::PhantomData<fn() -> O>,
 }
 
@@ -177,12 +178,13 @@ where
         };
         let texts = texts.map_err(|_| failed("a label contains a zero byte"))?;
         let runner = Runner::new(&compiled, kernel);
-        Ok(Self { compiled, runner, rows, texts, output: std::marker::PhantomData })
+        Ok(Self { compiled, runner, rows, texts, of_table: ensemble.of_table, output: std::marker::PhantomData })
     }
 
     fn run(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let (dims, values) = input::<I>(context)?;
         let (count, width, features) = match dims {
+            Dims::One(_) if self.of_table => return Err(failed("the input of the trees has no columns")),
             Dims::One(n) => (1, n, 1),
             Dims::Two(rows, width) => (rows, width, width),
         };

@@ -101,6 +101,8 @@ pub(crate) struct Ensemble {
     pub(crate) scoring: Scoring,
     /// Whether numbers are doubles; `None` if they are what the input's element type asks for.
     pub(crate) double: Option<bool>,
+    /// Whether an input of one dimension, which is one row otherwise, is an error.
+    pub(crate) of_table: bool,
 }
 
 /// The largest number of targets. More are left to ONNX Runtime.
@@ -184,6 +186,17 @@ fn float_type(tensor: &Numbers, double: &mut Option<bool>) -> Result<(), Unfit> 
 }
 
 impl Ensemble {
+    /// Returns the weight of each leaf, or `None` if a leaf has several.
+    pub(crate) fn leaf_weights(&self) -> Option<Vec<f32>> {
+        let weight = |of: &Range<usize>| match self.weights.get(of.clone()) {
+            // The weights of this ensemble are floats.
+            #[allow(clippy::cast_possible_truncation, reason = "a float stays the same")]
+            Some([weight]) if self.double != Some(true) => Some(weight.value as f32),
+            _ => None,
+        };
+        self.forest.leaves.iter().map(weight).collect()
+    }
+
     /// Reads an operator from its attributes.
     pub(crate) fn read(operator: Operator, mut attributes: Attributes<'_>) -> Result<Self, Unfit> {
         let ensemble = match operator {
@@ -469,7 +482,7 @@ impl Ensemble {
         if scoring.transform == Transform::Probit && !cfg!(target_arch = "x86_64") {
             return Err(Unfit::Left("a transformation that is exact on x86_64 only"));
         }
-        Ok(Self { forest, weights, scoring, double })
+        Ok(Self { forest, weights, scoring, double, of_table: false })
     }
 }
 

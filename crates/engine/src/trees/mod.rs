@@ -7,6 +7,7 @@
 pub(crate) mod attributes;
 pub(crate) mod compiled;
 pub(crate) mod ensemble;
+pub(crate) mod folding;
 pub(crate) mod forest;
 pub(crate) mod kernels;
 pub(crate) mod node_places;

@@ -5,6 +5,7 @@
 //! a second time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::onnx::wire::{self, Field};
@@ -27,7 +28,8 @@ const MEMORY: usize = 16;
 /// A model whose tree ensembles are replaced.
 pub(crate) struct Rewritten {
     pub(crate) model: Vec<u8>,
-    pub(crate) ensembles: Vec<Ensemble>,
+    /// By their numbers in the model.
+    pub(crate) ensembles: Vec<Arc<Ensemble>>,
 }
 
 /// The field numbers of `ModelProto`, `GraphProto`, `TensorProto` and `NodeProto`.
@@ -84,7 +86,7 @@ pub(crate) fn rewritten(model: &[u8]) -> Result<Option<Rewritten>> {
     for field in graph.iter().filter(|f| f.number == number::NODE) {
         match replaced(field.content, ensembles.len()) {
             Ok((ensemble, node)) => {
-                ensembles.push(ensemble);
+                ensembles.push(Arc::new(ensemble));
                 nodes.insert(field.content.as_ptr(), node);
             }
             Err(Unfit::Left(_)) => {}
@@ -170,13 +172,26 @@ fn replaced(node: &[u8], position: usize) -> std::result::Result<(Ensemble, Vec<
     }
     let ensemble = Ensemble::read(operator, attributes)?;
     let texts = matches!(ensemble.scoring.labels, Some(Labels::Texts(_)));
+    let name = wire::only(&fields, number::NAME);
+    let node = ensemble_node(inputs[0], &outputs, name, operator.name(texts), position);
+    Ok((ensemble, node))
+}
+
+/// Encodes the node of a compiled ensemble.
+pub(crate) fn ensemble_node(
+    input: &[u8],
+    outputs: &[&[u8]],
+    name: Option<&[u8]>,
+    operator: &str,
+    position: usize,
+) -> Vec<u8> {
     let mut node = Vec::new();
-    wire::put(number::INPUT, inputs[0], &mut node);
+    wire::put(number::INPUT, input, &mut node);
     outputs.iter().for_each(|output| wire::put(number::OUTPUT, output, &mut node));
-    if let Some(name) = wire::only(&fields, number::NAME) {
+    if let Some(name) = name {
         wire::put(number::NAME, name, &mut node);
     }
-    wire::put(number::OPERATOR, operator.name(texts).as_bytes(), &mut node);
+    wire::put(number::OPERATOR, operator.as_bytes(), &mut node);
     wire::put(number::DOMAIN, DOMAIN.as_bytes(), &mut node);
     let mut attribute = Vec::new();
     wire::put(1, POSITION.as_bytes(), &mut attribute);
@@ -184,5 +199,5 @@ fn replaced(node: &[u8], position: usize) -> std::result::Result<(Ensemble, Vec<
     // `AttributeProto.INT`
     wire::put_number(20, 2, &mut attribute);
     wire::put(number::ATTRIBUTE, &attribute, &mut node);
-    Ok((ensemble, node))
+    node
 }

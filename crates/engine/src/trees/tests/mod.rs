@@ -16,19 +16,17 @@ use parking_lot::Mutex;
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::ort::origin::Origin;
+use crate::ort::origin::{Origin, with_trees};
 use crate::ort::session::Session;
 use crate::ort::stop::Stop;
-use crate::ort::tree_operator::{self, Ensembles};
 use crate::ort::values::{Feed, RawOutput};
 use crate::tensor::Column;
 use crate::tests::config;
 use crate::trees::kernels::Kernel;
 use crate::trees::rewriting::rewritten;
 
-fn session(origin: &Origin<'_>) -> Result<Session> {
-    let (inner, fallback) = Session::open(origin, &config(Device::Cpu))?;
-    Ok(Session {
+fn session_of((inner, fallback): (ort::session::Session, Option<String>)) -> Session {
+    Session {
         inner: Mutex::new(inner),
         text: None,
         categories: Vec::new(),
@@ -40,22 +38,18 @@ fn session(origin: &Origin<'_>) -> Result<Session> {
         card: None,
         pinned: false,
         uncached: None,
-    })
+    }
 }
 
 /// Loads a model whose trees run in ONNX Runtime.
 fn plain(model: &[u8]) -> Result<Session> {
-    session(&Origin::Memory(model, Vec::new()))
+    Session::open(&Origin::Memory(model, Vec::new()), &config(Device::Cpu)).map(session_of)
 }
 
 /// Loads a model whose trees run on a kernel. Returns `None` if its trees are left to ONNX Runtime.
 fn compiled(model: &[u8], kernel: Kernel) -> Result<Option<Session>> {
     let Some(rewritten) = rewritten(model)? else { return Ok(None) };
-    crate::ort::environment::prepare(&config(Device::Cpu))?;
-    let ensembles = Ensembles::new(rewritten.ensembles, kernel);
-    let opened = session(&Origin::Trees(&rewritten.model, Vec::new(), tree_operator::domain(&ensembles)?));
-    ensembles.release();
-    opened.map(Some)
+    with_trees(rewritten, &[], kernel, &config(Device::Cpu)).map(|opened| Some(session_of(opened)))
 }
 
 /// Runs rows of the only input.
