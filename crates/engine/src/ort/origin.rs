@@ -142,7 +142,7 @@ pub(crate) fn with_trees(
 }
 
 /// Runs a model of operators for the leaves of trees, and returns its outputs.
-fn computed(leaves: &LeafModel, config: &Config) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn computed(leaves: &LeafModel, config: &Config) -> Result<Vec<Vec<f32>>> {
     let config = Config { device: Device::Cpu, threads: 1, ..config.clone() };
     let (mut session, _) = Session::open(&Origin::Memory(&leaves.model, Vec::new()), &config)?;
     let failed = |e: ort::Error| load_error(e.message().to_owned());

@@ -8,6 +8,7 @@ use crate::onnx::wire::{put, put_number};
 #[derive(Debug, Clone)]
 pub(super) enum Attribute {
     Integer(i64),
+    Float(f32),
     Text(String),
     Floats(Vec<f32>),
     Integers(Vec<i64>),
@@ -66,52 +67,81 @@ impl ModelOfTrees {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut node = Vec::new();
-        put(1, b"x", &mut node);
         let classifier = self.operator == "TreeEnsembleClassifier";
-        let outputs: &[&[u8]] = if classifier { &[b"label", b"y"] } else { &[b"y"] };
-        outputs.iter().for_each(|output| put(2, output, &mut node));
-        put(4, self.operator.as_bytes(), &mut node);
-        for (name, attribute) in &self.attributes {
-            put(5, &encoded(name, attribute), &mut node);
-        }
-        put(7, b"ai.onnx.ml", &mut node);
+        let outputs: &[&str] = if classifier { &["label", "y"] } else { &["y"] };
         let mut graph = Vec::new();
-        put(1, &node, &mut graph);
+        put(1, &node("ai.onnx.ml", self.operator, &["x"], outputs, &self.attributes), &mut graph);
         put(2, b"trees", &mut graph);
-        put(11, &value("x", self.input as u64, Some(self.width)), &mut graph);
+        put(11, &value("x", self.input as u64, &[None, Some(self.width)]), &mut graph);
         let texts = self.attributes.iter().any(|(name, _)| name == "classlabels_strings");
         for output in outputs {
             let element = match *output {
-                b"label" if texts => 8,
-                b"label" => 7,
+                "label" if texts => 8,
+                "label" => 7,
                 _ if self.operator == "TreeEnsemble" => self.input as u64,
                 _ => 1,
             };
-            put(12, &value(std::str::from_utf8(output).unwrap(), element, None), &mut graph);
+            put(12, &value(output, element, &[]), &mut graph);
         }
-        let mut model = Vec::new();
-        put_number(1, 8, &mut model);
-        put(7, &graph, &mut model);
-        for (domain, version) in [("", 17), ("ai.onnx.ml", self.opset)] {
-            let mut opset = Vec::new();
-            put(1, domain.as_bytes(), &mut opset);
-            put_number(2, version, &mut opset);
-            put(8, &opset, &mut model);
-        }
-        model
+        model(&graph, self.opset)
     }
 }
 
-fn value(name: &str, element: u64, width: Option<usize>) -> Vec<u8> {
+/// Encodes a model of this graph. `opset` is that of ai.onnx.ml.
+pub(super) fn model(graph: &[u8], opset: u64) -> Vec<u8> {
+    let mut model = Vec::new();
+    put_number(1, 8, &mut model);
+    put(7, graph, &mut model);
+    for (domain, version) in [("", 17), ("ai.onnx.ml", opset)] {
+        let mut opset = Vec::new();
+        put(1, domain.as_bytes(), &mut opset);
+        put_number(2, version, &mut opset);
+        put(8, &opset, &mut model);
+    }
+    model
+}
+
+/// Encodes a node.
+pub(super) fn node(
+    domain: &str,
+    operator: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: &[(String, Attribute)],
+) -> Vec<u8> {
+    let mut node = Vec::new();
+    inputs.iter().for_each(|input| put(1, input.as_bytes(), &mut node));
+    outputs.iter().for_each(|output| put(2, output.as_bytes(), &mut node));
+    put(4, operator.as_bytes(), &mut node);
+    attributes.iter().for_each(|(name, attribute)| put(5, &encoded(name, attribute), &mut node));
+    put(7, domain.as_bytes(), &mut node);
+    node
+}
+
+/// Encodes a constant.
+pub(super) fn constant(name: &str, element: u64, dims: &[usize], raw: &[u8]) -> Vec<u8> {
+    let mut tensor = Vec::new();
+    dims.iter().for_each(|n| put_number(1, *n as u64, &mut tensor));
+    put_number(2, element, &mut tensor);
+    put(8, name.as_bytes(), &mut tensor);
+    put(9, raw, &mut tensor);
+    tensor
+}
+
+/// Encodes the declaration of an input or output. No dimensions: it has no shape.
+pub(super) fn value(name: &str, element: u64, dims: &[Option<usize>]) -> Vec<u8> {
     let mut tensor = Vec::new();
     put_number(1, element, &mut tensor);
-    if let Some(width) = width {
-        let (mut shape, mut rows, mut columns) = (Vec::new(), Vec::new(), Vec::new());
-        put(2, b"N", &mut rows);
-        put_number(1, width as u64, &mut columns);
-        put(1, &rows, &mut shape);
-        put(1, &columns, &mut shape);
+    if !dims.is_empty() {
+        let mut shape = Vec::new();
+        for n in dims {
+            let mut dim = Vec::new();
+            match n {
+                Some(n) => put_number(1, *n as u64, &mut dim),
+                None => put(2, b"N", &mut dim),
+            }
+            put(1, &dim, &mut shape);
+        }
         put(2, &shape, &mut tensor);
     }
     let (mut ty, mut value) = (Vec::new(), Vec::new());
@@ -135,6 +165,11 @@ fn encoded(name: &str, attribute: &Attribute) -> Vec<u8> {
         Attribute::Integer(v) => {
             put_number(3, v.cast_unsigned(), &mut to);
             2
+        }
+        Attribute::Float(v) => {
+            to.push(0x15);
+            to.extend(v.to_le_bytes());
+            1
         }
         Attribute::Text(v) => {
             put(4, v.as_bytes(), &mut to);

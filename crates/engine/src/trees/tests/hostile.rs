@@ -167,7 +167,7 @@ fn resized(attribute: &Attribute, longer: bool) -> Option<Attribute> {
         values
     }
     Some(match attribute {
-        Attribute::Integer(_) | Attribute::Text(_) => return None,
+        Attribute::Integer(_) | Attribute::Float(_) | Attribute::Text(_) => return None,
         Attribute::Floats(v) => Attribute::Floats(change(v, longer)),
         Attribute::Integers(v) => Attribute::Integers(change(v, longer)),
         Attribute::Texts(v) => Attribute::Texts(change(v, longer)),

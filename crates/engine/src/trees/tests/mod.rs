@@ -2,6 +2,7 @@
 
 mod differential;
 mod encoding;
+mod folded;
 mod generated;
 mod hostile;
 mod measured;
