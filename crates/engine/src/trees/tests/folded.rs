@@ -370,27 +370,25 @@ fn trees_that_are_not_weights_of_leaves_are_not_folded() {
     for (what, more) in [
         ("a base value", vec![("base_values", Attribute::Floats(vec![0.5]))]),
         ("a transformation", vec![("post_transform", Attribute::Text("PROBIT".to_owned()))]),
-        ("two trees", {
+        ("three trees", {
+            let modes = ["BRANCH_LEQ", "LEAF", "LEAF", "BRANCH_GT", "LEAF", "LEAF", "LEAF"];
             vec![
-                ("nodes_treeids", numbers(&[0, 0, 0, 1, 1])),
-                ("nodes_nodeids", numbers(&[0, 1, 2, 0, 1])),
-                ("nodes_truenodeids", numbers(&[1, 0, 0, 1, 0])),
-                ("nodes_falsenodeids", numbers(&[2, 0, 0, 1, 0])),
-                ("nodes_modes", {
-                    let modes = ["BRANCH_LEQ", "LEAF", "LEAF", "LEAF", "LEAF"];
-                    Attribute::Texts(modes.map(str::to_owned).to_vec())
-                }),
-                ("target_treeids", numbers(&[0, 0, 1, 1])),
-                ("target_nodeids", numbers(&[1, 2, 0, 1])),
-                ("target_ids", numbers(&[0, 0, 0, 0])),
-                ("target_weights", Attribute::Floats(vec![0.25, 0.5, 1.0, 2.0])),
+                ("nodes_treeids", numbers(&[0, 0, 0, 1, 1, 1, 2])),
+                ("nodes_nodeids", numbers(&[0, 1, 2, 0, 1, 2, 0])),
+                ("nodes_truenodeids", numbers(&[1, 0, 0, 1, 0, 0, 0])),
+                ("nodes_falsenodeids", numbers(&[2, 0, 0, 2, 0, 0, 0])),
+                ("nodes_modes", Attribute::Texts(modes.map(str::to_owned).to_vec())),
+                ("target_treeids", numbers(&[0, 0, 1, 1, 2])),
+                ("target_nodeids", numbers(&[1, 2, 1, 2, 0])),
+                ("target_ids", numbers(&[0; 5])),
+                ("target_weights", Attribute::Floats(vec![0.25, 0.5, 1.0, 2.0, 4.0])),
             ]
         }),
     ] {
-        let model = with(|s, dice, _| (vec![s.tree_with(dice, "x", 3, &[1.0, 2.0, 3.0], &more)], vec![]));
-        // An ensemble that is not compiled at all is not folded either.
-        let is_folded = rewritten(&model).unwrap().is_some_and(|r| folded(&r, compute).is_some());
-        assert!(!is_folded, "{what}");
+        let model = with(|s, dice, _| (vec![s.tree_with(dice, "x", 3, &[1.0, 2.0, 3.0, 4.0], &more)], vec![]));
+        assert_eq!(rewritten(&model).unwrap().unwrap().ensembles.len(), 3, "{what}");
+        assert!(!is_folded(&model), "{what}");
+        same(&model, &rows(&mut Dice(2), WHOLE, 3), WHOLE, what);
     }
 }
 
@@ -422,7 +420,7 @@ fn results_that_an_ensemble_would_change_are_not_folded() {
     assert!(!is_folded(&failing));
     // More work than loading may take.
     let many = with(|s, dice, _| {
-        let weights: Vec<f32> = (0..1 << 20).map(|i| i as f32).collect();
+        let weights: Vec<f32> = (0..1 << 20).map(|i| i as f32 + 1.0).collect();
         let mut value = s.tree(dice, "x", 3, &weights);
         for _ in 0..65 {
             value = s.apply("Neg", &[&value]);
