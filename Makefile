@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build install uninstall demo psql stop clean generated \
-	test lint test-lint test-engine trees trees-speed test-asan test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms trees-hostile bench-trees bench-isolation gpu-check gpu-bundle readme examples models
+	test lint test-lint test-engine trees trees-speed test-asan test-arm test-sql test-reference conformance test-fuzz test-differential differential test-literals test-sqlsmith test-mutations mutations soak fuzz-literals fuzz-asan sqlsmith kills test-isolation test-tap test-postgres test-drift test-report test-docs test-client docs bench bench-forms trees-hostile bench-trees bench-isolation gpu-check gpu-bundle readme examples models
 
 help: ## this list
 	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -57,6 +57,9 @@ test-engine: setup ## the engine room's tests, without a server
 
 test-asan: setup ## the engine's and the protocol's tests under AddressSanitizer
 	@scripts/engine_asan.sh
+
+test-arm: setup ## the tests of compiled trees on an emulated ARM processor
+	@scripts/engine_arm.sh
 
 trees: setup ## compiled tree ensembles against ONNX Runtime, at length: ENSEMBLES=300 ROWS=1000000 SEED=1
 	@ENSEMBLES=$(or $(ENSEMBLES),300) ROWS=$(or $(ROWS),1000000) SEED=$(or $(SEED),1) scripts/engine.sh many_random_ensembles -- --ignored --nocapture

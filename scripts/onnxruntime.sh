@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Fetches the ONNX Runtime library out of its PyPI wheel: `cpu` into target/onnxruntime, `gpu` into target/onnxruntime-gpu.
+# Fetches the ONNX Runtime library out of its PyPI wheel: `cpu` into target/onnxruntime, `gpu` into target/onnxruntime-gpu. The library for
+# another MACHINE, for tests on an emulated processor, goes into target/onnxruntime-MACHINE.
 # Each library is pinned by its SHA-256; what is there already and right is left as it is.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 
-build=${1:?usage: scripts/onnxruntime.sh cpu|gpu}
-machine=$(uname -m)
+build=${1:?usage: scripts/onnxruntime.sh cpu|gpu [MACHINE]}
+machine=${2:-$(uname -m)}
 case $build-$machine in
     cpu-x86_64)
         package=onnxruntime version=1.32.0
@@ -26,12 +27,13 @@ d5290158115fa5569a3fe8f1f4037ee9b0e86658a96e52f852bbb7039aa88137  libonnxruntime
 esac
 target=$TARGET/onnxruntime
 [ "$build" = cpu ] || target=$TARGET/onnxruntime-$build
+[ "$machine" = "$(uname -m)" ] || target=$TARGET/onnxruntime-$machine
 
 verified() { [ -d "$1" ] && (cd "$1" && sha256sum --check --status <<<"$files" 2>/dev/null); }
 
 ! verified "$target" || exit 0
 say "fetching ONNX Runtime $version ($build)"
-wheel=$TARGET/wheel-$build
+wheel=$TARGET/wheel-$build-$machine
 part=$target.part
 rm -rf "$wheel" "$part"
 mkdir -p "$wheel" "$part"

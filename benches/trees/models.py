@@ -122,7 +122,7 @@ MODELS = [
     Model("lgbm", "LightGBM, 200 trees of 31 leaves", "lightgbm", "txt", "variable", 0, 500_000, lgbm, "benches/models/lgbm.onnx"),
     Model("diamonds", "XGBoost (diamonds), 200 trees of depth 6", "xgboost", "ubj", "variable", 0, 400_000, xgboost_of_diamonds, "models/diamonds.onnx"),
     Model("classes", "XGBoost, 5 classes, 500 trees of depth 5", "xgboost", "ubj", "probabilities", 4, 100_000, classes),
-    Model("isolation", "isolation forest, 100 trees of 256 rows", "sklearn", "joblib", "scores", 0, 30_000, isolation),
+    Model("isolation", "isolation forest, 100 trees of 256 rows", "sklearn", "joblib", "scores", 0, 200_000, isolation),
     Model("forest", "random forest, 300 deep trees", "sklearn", "joblib", "variable", 0, 20_000, forest),
 ]
 

@@ -20,11 +20,10 @@ use crate::trees::forest::{Forest, LAST_FEATURE, Split, Tree};
 use crate::trees::rewriting::{DOMAIN, Rewritten, ensemble_node};
 
 /// Element-wise operators of ONNX. Their results at an element depend on nothing but their inputs there.
-const ELEMENT_WISE: [&[u8]; 36] = [
+const ELEMENT_WISE: [&[u8]; 35] = [
     b"Abs",
     b"Add",
     b"And",
-    b"Cast",
     b"Ceil",
     b"Clip",
     b"Cos",
@@ -68,8 +67,9 @@ const FLOAT: i64 = 1;
 const INT64: i64 = 7;
 const SIZED: [i64; 6] = [FLOAT, 6, INT64, 9, 10, 11];
 
-/// The most results of operators that are computed when a model is loaded. They take about a second.
-const MOST_RESULTS: usize = 1 << 26;
+/// The most results of operators that are computed when a model is loaded. They take some tenths of a second, and 128 MB
+/// if the graph keeps all of them.
+const MOST_RESULTS: usize = 1 << 24;
 
 /// The number of leaves is padded to a multiple of this, so that no leaf is among the last of a tensor.
 const PADDING: usize = 64;
@@ -81,8 +81,8 @@ struct Chain<'a> {
     node: usize,
     /// The element-wise operators, by their position among the nodes.
     operators: Vec<usize>,
-    /// The values that another operator takes, with its position; `None` for an output of the model.
-    uses: Vec<(&'a [u8], Option<usize>)>,
+    /// The values that other operators take, once for each use, and those that are outputs of the model.
+    uses: Vec<&'a [u8]>,
 }
 
 /// A `Sum` of trees.
@@ -170,7 +170,7 @@ fn chains<'a>(graph: &Graph<'a>, ensembles: &'a [Arc<Ensemble>]) -> Option<Vec<C
         }
         for input in &node.inputs {
             if let Some(owner) = owners.get(input) {
-                chains.get_mut(*owner)?.uses.push((input, Some(at)));
+                chains.get_mut(*owner)?.uses.push(input);
             }
         }
         if node.domain == DOMAIN.as_bytes() {
@@ -183,7 +183,7 @@ fn chains<'a>(graph: &Graph<'a>, ensembles: &'a [Arc<Ensemble>]) -> Option<Vec<C
     }
     for output in &graph.outputs {
         if let Some(owner) = owners.get(output) {
-            chains.get_mut(*owner)?.uses.push((output, None));
+            chains.get_mut(*owner)?.uses.push(output);
         }
     }
     Some(chains)
@@ -216,7 +216,8 @@ fn owner_of(graph: &Graph<'_>, node: &Node<'_>, owners: &HashMap<&[u8], usize>) 
 fn is_element_wise(graph: &Graph<'_>, node: &Node<'_>) -> bool {
     match (node.domain, node.operator) {
         (b"", b"Cast") => matches!(node.integer("to"), Some(to) if SIZED.contains(&to)),
-        // Values are columns already.
+        // Values are columns already, so that these operators change nothing.
+        (b"", b"Flatten") => matches!(node.integer("axis"), None | Some(1)),
         (b"", b"Reshape") => graph.integers(node.inputs.get(1)).is_some_and(|shape| shape == [-1, 1]),
         (b"", operator) => ELEMENT_WISE.contains(&operator),
         (b"ai.onnx.ml", b"LabelEncoder") => {
@@ -226,13 +227,12 @@ fn is_element_wise(graph: &Graph<'_>, node: &Node<'_>) -> bool {
     }
 }
 
-/// Finds the sums whose inputs are values of trees that have no other use.
+/// Finds the sums whose inputs are values of trees that have no other use. So no tree is there twice, and the sum is no
+/// larger than the model.
 fn sums<'a>(graph: &Graph<'a>, chains: &[Chain<'a>]) -> Vec<SumOfTrees<'a>> {
     let mut ends: HashMap<&[u8], usize> = HashMap::new();
     for (i, chain) in chains.iter().enumerate() {
-        if let [(value, Some(at)), others @ ..] = chain.uses.as_slice()
-            && others.iter().all(|other| *other == (*value, Some(*at)))
-        {
+        if let [value] = chain.uses.as_slice() {
             ends.insert(value, i);
         }
     }
