@@ -188,6 +188,24 @@ impl Session {
         Ok((inner, fallback))
     }
 
+    /// Makes a session of what `open` returns, for tests of models that need nothing else.
+    #[cfg(test)]
+    pub(crate) fn bare((inner, fallback): (ort::session::Session, Option<String>)) -> Self {
+        Self {
+            inner: Mutex::new(inner),
+            text: None,
+            categories: Vec::new(),
+            trees: 0,
+            bytes: 0,
+            weights: Vec::new(),
+            abandoned: AtomicUsize::new(0),
+            fallback,
+            card: None,
+            pinned: false,
+            uncached: None,
+        }
+    }
+
     /// Returns the session's tokenizer.
     pub(crate) fn text(&self) -> Option<&Text> {
         self.text.as_ref()

@@ -139,7 +139,10 @@ pub(crate) struct Addition<'a, T> {
     /// The values of a tree's leaves for one target.
     values: &'a [T],
     /// The number of leaves.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only vector kernels look values up in registers"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only vector kernels look values up in registers")
+    )]
     count: u32,
     /// The leaf of each row.
     leaves: &'a [u8; GROUP],

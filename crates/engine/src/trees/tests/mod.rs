@@ -11,9 +11,6 @@ mod ranks;
 mod walked;
 
 use std::borrow::Cow;
-use std::sync::atomic::AtomicUsize;
-
-use parking_lot::Mutex;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -26,31 +23,15 @@ use crate::tests::config;
 use crate::trees::kernels::Kernel;
 use crate::trees::rewriting::rewritten;
 
-fn session_of((inner, fallback): (ort::session::Session, Option<String>)) -> Session {
-    Session {
-        inner: Mutex::new(inner),
-        text: None,
-        categories: Vec::new(),
-        trees: 0,
-        bytes: 0,
-        weights: Vec::new(),
-        abandoned: AtomicUsize::new(0),
-        fallback,
-        card: None,
-        pinned: false,
-        uncached: None,
-    }
-}
-
 /// Loads a model whose trees run in ONNX Runtime.
 fn plain(model: &[u8]) -> Result<Session> {
-    Session::open(&Origin::Memory(model, Vec::new()), &config(Device::Cpu)).map(session_of)
+    Session::open(&Origin::Memory(model, Vec::new()), &config(Device::Cpu)).map(Session::bare)
 }
 
 /// Loads a model whose trees run on a kernel. Returns `None` if its trees are left to ONNX Runtime.
 fn compiled(model: &[u8], kernel: Kernel) -> Result<Option<Session>> {
     let Some(rewritten) = rewritten(model)? else { return Ok(None) };
-    with_trees(rewritten, &[], kernel, &config(Device::Cpu)).map(|opened| Some(session_of(opened)))
+    with_trees(rewritten, &[], kernel, &config(Device::Cpu)).map(|opened| Some(Session::bare(opened)))
 }
 
 /// Runs rows of the only input.
