@@ -42,7 +42,7 @@ from workload import BATCH, Workload  # noqa: E402
 ROWS_LIMIT = int(os.environ.get("ROWS", "0"))
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 TOLERANCE = 1e-4
-ROWS_PER_OTHER_LEAF = 5_000
+ROWS_PER_OTHER_LEAF = 2_000
 # The kernels to measure, the fastest first, and the host of each one's server: KERNEL=HOST.
 SERVERS = dict(server.split("=") for server in os.environ["TREE_SERVERS"].split())
 KERNELS = tuple(SERVERS)
