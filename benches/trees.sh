@@ -29,6 +29,7 @@ export ORT_LIBRARY=$library SCORE_ROWS=$TARGET/release/examples/score_rows
 # kernel without a word.
 kernels=(avx512 avx2)
 grep -qw avx512bw /proc/cpuinfo || kernels=(avx2 portable)
+[ "$(uname -m)" != aarch64 ] || kernels=(neon portable)
 settings=(-c shared_preload_libraries=pg_predict -c shared_buffers=512MB -c jit=off -c max_parallel_workers_per_gather=0
     -c autovacuum=off -c synchronize_seqscans=off)
 command=("$python" "$HERE/trees/trees.py" "$out/models" "$out" "$@")

@@ -27,7 +27,9 @@ cases() {
 cases "$@"
 # Tree ensembles on each kernel that the processor can run. The fastest was used above.
 if [ $# -eq 0 ]; then
-    for kernel in avx2 portable; do
+    kernels="avx2 portable"
+    [ "$(uname -m)" != aarch64 ] || kernels=portable
+    for kernel in $kernels; do
         say "tree ensembles on the kernel $kernel"
         PG_PREDICT_TREE_KERNEL=$kernel cases tree_ensemble
     done

@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod walk;
 
@@ -36,7 +38,7 @@ const FEW: usize = 4;
 /// The most memory for the ranks of a part, in bytes.
 const RANKS: usize = 256 << 10;
 
-/// The environment variable that names the kernel, for tests and benchmarks: `avx512`, `avx2` or `portable`.
+/// The environment variable that names the kernel, for tests and benchmarks: `avx512`, `avx2`, `neon` or `portable`.
 pub const KERNEL_VARIABLE: &str = "PG_PREDICT_TREE_KERNEL";
 
 /// The instructions that a kernel uses.
@@ -46,6 +48,8 @@ pub(crate) enum Kernel {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
@@ -66,6 +70,8 @@ impl Kernel {
                 all.push(Self::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        all.push(Self::Neon);
         all.push(Self::Portable);
         all
     }
@@ -88,6 +94,8 @@ impl Kernel {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
             Self::Portable => "portable",
         }
     }
@@ -106,6 +114,8 @@ impl Kernel {
             Self::Avx512 => avx512::leaves(cuts, ranks, rows, leaves),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::leaves(cuts, ranks, rows, leaves),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::leaves(cuts, ranks, rows, leaves),
             Self::Portable => portable::leaves(cuts, ranks, rows, leaves),
         }
     }
@@ -263,6 +273,8 @@ impl Computed for f32 {
             Kernel::Avx512 => avx512::fill(of, ranks, capacity, rows),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => avx2::fill(of, ranks, capacity, rows),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => neon::fill(of, ranks, capacity, rows),
             Kernel::Portable => of.fill(ranks, capacity, rows, ranks::Portable),
         }
     }
@@ -273,6 +285,8 @@ impl Computed for f32 {
             Kernel::Avx512 => avx512::add(addition, sums),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => avx2::add(addition, sums),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => portable::add_bytes(addition, sums),
             Kernel::Portable => portable::add_bytes(addition, sums),
         }
     }
