@@ -108,11 +108,10 @@ pub(crate) fn folded(
     compute: impl FnOnce(&LeafModel) -> Option<Vec<Vec<f32>>>,
 ) -> Option<Rewritten> {
     let graph = Graph::of(&rewritten.model)?;
+    let producers = producers(&graph)?;
     let chains = chains(&graph, &rewritten.ensembles)?;
     let sums = sums(&graph, &chains);
     let results = results(&graph, &chains, &sums, compute)?;
-    let producers: HashMap<&[u8], usize> =
-        graph.nodes.iter().enumerate().flat_map(|(at, node)| node.outputs.iter().map(move |o| (*o, at))).collect();
     let mut ensembles = rewritten.ensembles.clone();
     let mut gone: HashSet<usize> = HashSet::new();
     let mut changed: HashMap<usize, Vec<u8>> = HashMap::new();
@@ -153,6 +152,20 @@ pub(crate) fn folded(
     }
     let model = edited(&graph.outer, |field| (field.number == number::GRAPH).then(|| std::mem::take(&mut content)));
     Some(Rewritten { model, ensembles })
+}
+
+/// Returns the position of the node that each value comes from. Returns `None` if two values have one name, which ONNX
+/// Runtime rejects.
+fn producers<'a>(graph: &Graph<'a>) -> Option<HashMap<&'a [u8], usize>> {
+    let mut producers = HashMap::new();
+    for (at, node) in graph.nodes.iter().enumerate() {
+        for output in node.outputs.iter().filter(|output| !output.is_empty()) {
+            if graph.constants.contains_key(output) || producers.insert(*output, at).is_some() {
+                return None;
+            }
+        }
+    }
+    Some(producers)
 }
 
 /// Finds the ensembles of one tree, and the operators whose results depend on nothing but its leaf.
