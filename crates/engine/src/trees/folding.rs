@@ -359,6 +359,7 @@ fn merged<'a>(
     results: &HashMap<usize, Vec<f32>>,
 ) -> Option<(&'a [u8], Ensemble)> {
     let (mut forest, mut weights, mut source) = (Forest::default(), Vec::new(), None);
+    let mut of_table = false;
     for (at, _) in &sum.added {
         let Chain { tree: Ensemble { forest: of_tree, .. }, node, .. } = chains.get(*at)?;
         let input = *graph.nodes.get(*node)?.inputs.first()?;
@@ -367,6 +368,8 @@ fn merged<'a>(
         if *source.get_or_insert(input) != input {
             return None;
         }
+        // Columns cannot be gathered from a list, which is one row for a tree.
+        of_table |= gathered.is_some();
         let (split_start, leaf_start) = (forest.splits.len(), forest.leaves.len());
         // The input has all columns that are gathered, and the tree finds all its features among them.
         let last = match &gathered {
@@ -406,7 +409,7 @@ fn merged<'a>(
         one_class_weighted: false,
         no_negative_weight: false,
     };
-    Some((source?, Ensemble { forest, weights, scoring, double: Some(false), of_table: true }))
+    Some((source?, Ensemble { forest, weights, scoring, double: Some(false), of_table }))
 }
 
 /// Returns the input of a node that takes columns of a table by constant numbers, and the numbers.
